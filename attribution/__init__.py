@@ -1,0 +1,32 @@
+"""Attribution methods: `(images, targets) → maps`, batched, signed, at any layer.
+
+A new method is a new file in this folder that calls `register_attribution`.
+"""
+
+from attribution.base import (
+    ATTRIBUTIONS,
+    Attribution,
+    Passes,
+    gradient,
+    register_attribution,
+    select_logits,
+    undisturbed,
+)
+from attribution.spec import AttributionSpec, create_attribution, list_attributions, parse_attribution
+from core.registry import import_submodules
+
+import_submodules(__name__, __path__)
+
+__all__ = [
+    "ATTRIBUTIONS",
+    "Attribution",
+    "AttributionSpec",
+    "Passes",
+    "create_attribution",
+    "gradient",
+    "list_attributions",
+    "parse_attribution",
+    "register_attribution",
+    "select_logits",
+    "undisturbed",
+]

@@ -1,0 +1,134 @@
+"""What an attribution method is: `(images, targets) → maps`, at a layer, leaving the model as it was."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from backbones import as_explainable
+from core.checks import check_images, check_targets
+from core.errors import InputError
+from core.registry import Registry
+
+
+class Passes(NamedTuple):
+    """Forward and backward passes through the network per map: a cost that no machine changes."""
+
+    forward: float
+    backward: float
+
+
+class Attribution(ABC):
+    """Base of the methods. A subclass implements `attribute` on a layer's activations.
+
+    Args:
+        model: a network with `split`, or any module with logits (then `layer` is the input).
+        layer: where to explain; the method's own default if None.
+        cell: which cell's head to explain, for a grid setting.
+        chunk: the most images that one forward or backward pass takes; bounds the memory.
+    """
+
+    default_layer: ClassVar[str] = "input"
+    needs: ClassVar[str] = "gradients"
+    """What the method asks of the model, as `--list-attributions` shows it."""
+
+    def __init__(self, model: nn.Module, layer: str | None = None, *, cell: int | None = None, chunk: int = 256):
+        if chunk < 1:
+            raise InputError(f"chunk must be at least 1, got {chunk}")
+        self.model = as_explainable(model)
+        self.layer = layer or self.default_layer
+        self.split = self.model.split(self.layer, **({} if cell is None else {"cell": cell}))
+        self.chunk = chunk
+
+    def __call__(self, images: Float[Tensor, "b c *size"], targets: Int[Tensor, " b"]) -> Float[Tensor, "b 1 h w"]:
+        """Maps (B, 1, h, w) at the layer's own resolution, signed, float, detached.
+
+        Args:
+            images: normalised images (B, C, H, W), or what the model takes.
+            targets: (B,) int64 class indices.
+        """
+        with undisturbed(self.model):
+            if not isinstance(images, Tensor) or not images.is_floating_point() or len(images) != len(targets):
+                check_images(images, targets)
+            with torch.no_grad():
+                activations = self.split.stem(images)
+            maps = self.attribute(images, activations, targets)
+        return maps.detach().to(torch.promote_types(images.dtype, torch.float32))
+
+    @abstractmethod
+    def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
+        """The maps (B, 1, h, w), given the images and their activations at the layer."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> Passes:
+        """Passes per map, besides the one that computes the activations."""
+
+    @property
+    def upsample(self) -> str:
+        """How a map of this layer is brought to image size."""
+        return self.split.upsample
+
+    def sum_channels(self, relevance: Tensor) -> Tensor:
+        """Relevance shaped like the activations -> its signed sum over channels (B, 1, h, w)."""
+        return self.split.to_map(relevance).sum(dim=1, keepdim=True)
+
+    def scores(self, activations: Tensor, targets: Tensor) -> Tensor:
+        """The target logits (B,) of activations, without gradients, `chunk` at a time."""
+        with torch.no_grad():
+            pieces = [
+                select_logits(self.split.rest(part), indices)
+                for part, indices in zip(activations.split(self.chunk), targets.split(self.chunk), strict=True)
+            ]
+        return torch.cat(pieces)
+
+
+ATTRIBUTIONS: Registry[Callable[..., Any]] = Registry("attribution")
+
+
+def register_attribution(
+    name: str, aliases: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: make `factory(model, layer, **parameters)` known as `name` to every command.
+
+    The factory is an `Attribution` class, or any function that returns `(images, targets) → maps`.
+    """
+    return ATTRIBUTIONS.decorator(name, aliases)
+
+
+def select_logits(logits: Tensor, targets: Tensor) -> Tensor:
+    """The logit of each image's target: (B, classes), (B,) -> (B,)."""
+    check_targets(targets, logits.shape[1])
+    return logits.gather(1, targets[:, None]).squeeze(1)
+
+
+def gradient(rest: Callable[[Tensor], Tensor], activations: Tensor, targets: Tensor) -> Tensor:
+    """Gradient of the target logit with respect to the activations, shaped like them."""
+    with torch.enable_grad():
+        leaf = activations.detach().requires_grad_(True)
+        (result,) = torch.autograd.grad(select_logits(rest(leaf), targets).sum(), leaf)
+    return result
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and parameters without gradients inside the block; all as before after it."""
+    training = [module for module in model.modules() if module.training]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for module in training:
+        module.training = False
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        for parameter in trainable:
+            parameter.requires_grad_(True)

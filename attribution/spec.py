@@ -1,0 +1,157 @@
+"""One grammar for attributions as text, read by every command.
+
+    NAME[(parameter=value, ...)][|abs | +smooth(K) ...][@LAYER]
+
+`ig(steps=20)`, `ig|abs`, `ixg+smooth(65)`, `gradcam@middle`, `ixg|abs+smooth(9)@final`. Modifiers
+apply from left to right to the channel-summed map.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from attribution.base import ATTRIBUTIONS, Attribution, Passes
+from core.errors import InputError, unknown_name
+
+_PATTERN = re.compile(
+    r"(?P<name>[A-Za-z][\w\-+]*?(?:\+\+)?)(?P<arguments>\(.*?\))?(?P<modifiers>(?:\|abs|\+smooth\(\s*\d+\s*\))*)(?:@(?P<layer>[\w.]+))?"
+)
+_MODIFIER = re.compile(r"\|(abs)|\+smooth\(\s*(\d+)\s*\)")
+
+
+def smooth(maps: Tensor, kernel: int) -> Tensor:
+    """Gaussian smoothing of maps (B, 1, h, w), σ = K/4 (S-IG and S-IxG of Rao et al.)."""
+    if kernel < 1 or kernel % 2 == 0:
+        raise InputError(f"the smoothing kernel must be odd, got {kernel}")
+    largest = 2 * min(maps.shape[-2:]) - 1
+    if kernel > largest:
+        raise InputError(
+            f"a smoothing kernel of {kernel} is too large for maps {tuple(maps.shape[-2:])}; at most {largest}"
+        )
+    return gaussian_blur(maps, [kernel, kernel], [kernel / 4, kernel / 4])
+
+
+@dataclass(frozen=True)
+class AttributionSpec:
+    """An attribution as text says it: name, parameters, modifiers in order, layer."""
+
+    name: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    modifiers: tuple[tuple[str, int], ...] = ()
+    layer: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The text without the layer: what tables call this method."""
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.parameters.items())
+        modifiers = "".join("|abs" if kind == "abs" else f"+smooth({kernel})" for kind, kernel in self.modifiers)
+        return self.name + (f"({arguments})" if arguments else "") + modifiers
+
+
+def parse_attribution(text: str) -> AttributionSpec:
+    """Read an attribution from text; unknown names and parameters are refused with near matches."""
+    match = _PATTERN.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"can't read attribution {text!r}; expected NAME(parameter=value)|abs+smooth(K)@LAYER")
+    name = ATTRIBUTIONS.resolve(match["name"])
+    parameters = _parse_arguments(text, match["arguments"] or "()")
+    known = parameters_of(name)
+    for parameter in parameters:
+        if parameter not in known:
+            raise unknown_name(f"parameter of {name}", parameter, known)
+    modifiers = tuple(
+        ("abs", 0) if found[1] else ("smooth", int(found[2])) for found in _MODIFIER.finditer(match["modifiers"])
+    )
+    return AttributionSpec(name, parameters, modifiers, match["layer"])
+
+
+def _parse_arguments(text: str, arguments: str) -> dict[str, Any]:
+    try:
+        call = ast.parse(f"f{arguments}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError("parameters need names")
+        return {str(item.arg): _literal(item.value) for item in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"can't read the parameters of {text!r}; expected (name=value, ...)") from error
+
+
+def _literal(node: ast.expr) -> Any:
+    """A Python literal; a bare word is a string, so that `baseline=uniform` needs no quotes."""
+    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def parameters_of(name: str) -> dict[str, inspect.Parameter]:
+    """The keyword parameters that a registered method takes, its bases' included."""
+    factory = ATTRIBUTIONS[name]
+    kinds = [kind for kind in factory.__mro__ if "__init__" in vars(kind)] if inspect.isclass(factory) else [factory]
+    found: dict[str, inspect.Parameter] = {}
+    for kind in kinds:
+        signature = inspect.signature(kind.__init__ if inspect.isclass(kind) else kind)
+        for parameter in signature.parameters.values():
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                found.setdefault(parameter.name, parameter)
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values()):
+            break
+    found.pop("cell", None)
+    return found
+
+
+class Modified:
+    """An attribution followed by modifiers of its map."""
+
+    def __init__(self, inner: Attribution, modifiers: tuple[tuple[str, int], ...]):
+        self.inner = inner
+        self.modifiers = modifiers
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Maps (B, 1, h, w), as the inner method gives them, then modified."""
+        maps = self.inner(images, targets)
+        for kind, kernel in self.modifiers:
+            maps = maps.abs() if kind == "abs" else smooth(maps, kernel)
+        return maps
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def create_attribution(
+    name: str, model: nn.Module, layer: str | None = None, *, cell: int | None = None, **parameters: Any
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """An attribution method for a model: `create_attribution("ig(steps=20)|abs", model)`.
+
+    Args:
+        name: a registered name, an alias, or the full grammar of this module.
+        model: a network with `split`, or any module with logits.
+        layer: "input", "middle", "final" or a tap's name; overrides the text's `@LAYER`.
+        cell: the head to explain, for a grid setting.
+        parameters: override the text's.
+    Returns:
+        `explain(images, targets) → (B, 1, h, w)`, with `passes`, `layer` and `upsample`.
+    Raises:
+        InputError: unknown name, parameter or layer.
+    """
+    spec = parse_attribution(name)
+    merged = spec.parameters | parameters
+    known = parameters_of(spec.name)
+    for parameter in merged:
+        if parameter not in known:
+            raise unknown_name(f"parameter of {spec.name}", parameter, known)
+    settings = {} if cell is None else {"cell": cell}
+    explain = ATTRIBUTIONS[spec.name](model, layer or spec.layer, **settings, **merged)
+    return Modified(explain, spec.modifiers) if spec.modifiers else explain
+
+
+def list_attributions() -> list[str]:
+    """The registered names."""
+    return list(ATTRIBUTIONS)
+
+
+__all__ = ["AttributionSpec", "Passes", "create_attribution", "list_attributions", "parse_attribution"]

@@ -1,0 +1,94 @@
+"""`split(layer) → (stem, rest)`: the one thing an attribution method needs to know of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+Transform = Callable[[Tensor], Tensor]
+
+
+def identity(x: Tensor) -> Tensor:
+    """x itself."""
+    return x
+
+
+@dataclass(frozen=True)
+class Split:
+    """A network cut at a layer: `rest(stem(images))` are its logits.
+
+    Attributes:
+        layer: what the cut was asked for, e.g. "middle".
+        stem: images (B, C, H, W) -> activations at the layer.
+        rest: activations -> logits (B, classes). Never writes into its input.
+        to_map: a tensor shaped like the activations -> (B, channels, h, w), e.g. tokens to a map.
+        spread: weights over the map (B, 1, h, w) -> weights that multiply the activations; what
+            has no place in the map (class tokens) gets weight 1.
+        upsample: how a map of this layer is brought to image size (`bilinear`, or `nearest` for
+            tokens), as published.
+    Unpacks as `stem, rest = split`.
+    """
+
+    layer: str
+    stem: Transform
+    rest: Transform
+    to_map: Transform = identity
+    spread: Transform = identity
+    upsample: str = "bilinear"
+
+    def __iter__(self) -> Iterator[Transform]:
+        yield self.stem
+        yield self.rest
+
+
+@dataclass(frozen=True)
+class Step:
+    """One named step of a network's forward pass."""
+
+    path: str
+    run: Transform
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A network as a list of steps and a head, with the layers that methods are compared at.
+
+    `taps` maps "middle" and "final" (and a user's own names) to step paths; a tap lies after the
+    last step whose path equals it or begins with it.
+    """
+
+    steps: tuple[Step, ...]
+    head: Transform
+    taps: dict[str, str] = field(default_factory=dict)
+    to_map: Transform = identity
+    spread: Transform = identity
+    upsample: str = "bilinear"
+
+    def cut(self, path: str) -> int | None:
+        """How many steps come before the cut at `path`; None if no step has that name."""
+        ends = [i for i, step in enumerate(self.steps, 1) if step.path == path or step.path.startswith(path + ".")]
+        return ends[-1] if ends else None
+
+    def features(self, x: Tensor) -> Tensor:
+        """All steps before the head."""
+        return run_steps(self.steps, x)
+
+
+def run_steps(steps: tuple[Step, ...], x: Tensor) -> Tensor:
+    """Apply steps in order."""
+    for step in steps:
+        x = step.run(x)
+    return x
+
+
+def flatten_steps(path: str, module: nn.Module) -> list[Step]:
+    """The module as steps: an `nn.Sequential` is opened, to any depth; anything else is one step."""
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        return [
+            step
+            for name, child in module.named_children()
+            for step in flatten_steps(f"{path}.{name}" if path else name, child)
+        ]
+    return [Step(path, module)]

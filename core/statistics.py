@@ -1,0 +1,80 @@
+"""Ranks, correlations, intervals and paired tests, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+
+def average_ranks(values: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+    """Ranks 1 … n along the last axis in float64, ties share the mean of their ranks."""
+    ordered = values.sort(dim=-1).values
+    values = values.contiguous()
+    below = torch.searchsorted(ordered, values, right=False)
+    upto = torch.searchsorted(ordered, values, right=True)
+    return (below + upto + 1).double() / 2
+
+
+def pearson_rows(a: Float[Tensor, "b n"], b: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    """Pearson correlation of each pair of rows, float64; NaN where a row is constant."""
+    a, b = a.double(), b.double()
+    constant = (a == a[:, :1]).all(dim=1) | (b == b[:, :1]).all(dim=1)
+    a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
+    correlation = (a * b).sum(dim=1) / torch.sqrt((a * a).sum(dim=1) * (b * b).sum(dim=1))
+    return correlation.clamp(-1, 1).masked_fill(constant, torch.nan)
+
+
+def spearman_rows(a: Float[Tensor, "b n"], b: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    """Spearman correlation of each pair of rows with average ranks, float64; NaN where undefined."""
+    undefined = ~(torch.isfinite(a).all(dim=1) & torch.isfinite(b).all(dim=1))
+    return pearson_rows(average_ranks(a), average_ranks(b)).masked_fill(undefined, torch.nan)
+
+
+def mean_interval(values: NDArray[np.floating], seed: int = 0, resamples: int = 4000) -> tuple[float, float]:
+    """95% bootstrap interval (percentile) of the mean of 1-D values; NaN for none, a point for one."""
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) == 0:
+        return (float("nan"), float("nan"))
+    if len(values) == 1 or np.ptp(values) == 0:
+        return (float(values[0]), float(values[0]))
+    result = stats.bootstrap(
+        (values,), np.mean, n_resamples=resamples, batch=500, method="percentile", rng=np.random.default_rng(seed)
+    )
+    return (float(result.confidence_interval.low), float(result.confidence_interval.high))
+
+
+def holm(p_values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Holm's step-down correction of a flat array of p-values (Holm 1979); NaN stays NaN."""
+    p_values = np.asarray(p_values, dtype=np.float64)
+    defined = np.flatnonzero(~np.isnan(p_values))
+    order = defined[np.argsort(p_values[defined], kind="stable")]
+    corrected = np.full_like(p_values, np.nan)
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
+    return corrected
+
+
+def paired_tests(scores: Mapping[str, NDArray[np.floating]]) -> tuple[list[str], NDArray[np.floating]]:
+    """Wilcoxon signed-rank tests between all pairs of methods on the same images, Holm-corrected.
+
+    Returns the names and a symmetric matrix of p-values (diagonal NaN; 1 where all pairs tie).
+    Images where either score is NaN are left out of that pair.
+    """
+    names = list(scores)
+    matrix = np.full((len(names), len(names)), np.nan)
+    upper = list(zip(*np.triu_indices(len(names), 1), strict=True))
+    p_values = []
+    for i, j in upper:
+        difference = np.asarray(scores[names[i]]) - np.asarray(scores[names[j]])
+        difference = difference[~np.isnan(difference)]
+        tied = len(difference) == 0 or not np.any(difference)
+        p_values.append(1.0 if tied else float(stats.wilcoxon(difference, zero_method="zsplit").pvalue))
+    for (i, j), p in zip(upper, holm(np.array(p_values)), strict=True):
+        matrix[i, j] = matrix[j, i] = p
+    return names, matrix
