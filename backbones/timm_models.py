@@ -13,7 +13,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from timm.models.convnext import ConvNeXt
 from timm.models.densenet import DenseNet
 from timm.models.efficientnet import EfficientNet
@@ -146,11 +146,13 @@ class TimmBackbone(Explainable):
     Attributes:
         model: the timm model; its parameters are this module's parameters.
         data_config: timm's input size, interpolation, mean, std and crop.
+        arguments: what `timm.create_model` was given besides name and classes, to build it again.
     """
 
-    def __init__(self, model: nn.Module, input_size: int | None = None):
+    def __init__(self, model: nn.Module, input_size: int | None = None, arguments: dict[str, Any] | None = None):
         super().__init__()
         self.model = model
+        self.arguments = dict(arguments or {})
         self.name = str(model.pretrained_cfg.get("architecture") or type(model).__name__)  # type: ignore[union-attr]
         wanted = {"input_size": (3, input_size, input_size)} if input_size else {}
         self.data_config: dict[str, Any] = resolve_data_config(wanted, model=model)
@@ -248,8 +250,8 @@ def create_backbone(
     except Exception as error:
         if not pretrained and not source:
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"no pretrained weights for {name}: {reason}; is there a network? a downloaded file can be given as --model FILE --arch {name}"
+            f"no pretrained weights for {name} ({type(error).__name__}); is there a network? "
+            f"A downloaded file can be given as --model FILE --arch {name}"
         ) from error
-    return TimmBackbone(model, input_size)
+    return TimmBackbone(model, input_size, timm_arguments)

@@ -71,6 +71,7 @@ def summarize_scores(
     metric: str,
     seed: int,
     undefined_as: float | None = 0.0,
+    higher_is_better: bool | None = None,
     **costs: Any,
 ) -> Score:
     """The `Score` of per-image values (NaN = undefined), with a bootstrap interval of its mean.
@@ -89,7 +90,7 @@ def summarize_scores(
         ci95=mean_interval(counted, seed),
         n=len(values),
         n_undefined=len(values) - len(defined),
-        higher_is_better=METRICS[metric],
+        higher_is_better=METRICS[metric] if higher_is_better is None else higher_is_better,
         **costs,
     )
 

@@ -1,1 +1,17 @@
+"""IDSDS: the in-domain single-deletion score (Hesse, Schaub-Meyer, Roth, NeurIPS 2024)."""
 
+from idsds.evidence import DomainEvidence, domain_evidence
+from idsds.functional import cell_sums, deleted_logits, drops_of, incremental_deletion, output_drops, rank_correlation
+from idsds.metric import InDomainSingleDeletion
+
+__all__ = [
+    "DomainEvidence",
+    "InDomainSingleDeletion",
+    "cell_sums",
+    "deleted_logits",
+    "domain_evidence",
+    "drops_of",
+    "incremental_deletion",
+    "output_drops",
+    "rank_correlation",
+]

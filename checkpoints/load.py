@@ -1,0 +1,107 @@
+"""What `--model` takes: a checkpoint folder, a weight file with `--arch`, `timm:NAME`, `hf-hub:ORG/NAME`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from backbones import create_backbone
+from checkpoints.format import CONFIG, Checkpoint, load_checkpoint
+from core.errors import InputError, unknown_name
+from core.results import sha256_file
+
+
+def load_model(
+    text: str,
+    *,
+    arch: str | None = None,
+    num_classes: int | None = None,
+    pretrained: bool = False,
+    input_size: int | None = None,
+    model_args: dict[str, Any] | None = None,
+) -> Checkpoint:
+    """Load what `--model` names.
+
+    Args:
+        text: a folder, a weight file, `timm:NAME` (a bare timm name too), or `hf-hub:ORG/NAME`.
+        arch: the timm name of a weight file's architecture.
+        num_classes: logits of an untrained timm model; a checkpoint brings its own.
+        pretrained: load timm's weights.
+        input_size: side of the images, where the model leaves it open.
+        model_args: passed to timm.
+    Raises:
+        InputError: nothing there, weights that don't fit, unknown names.
+    """
+    model_args = dict(model_args or {})
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if model_args:
+            raise InputError(f"--model-args are for timm models; {path} brings its own")
+        return load_checkpoint(path)
+    if path.is_file():
+        if not arch:
+            raise InputError(f"{path} is a single weight file; name its architecture with --arch")
+        return _load_weight_file(path, arch, input_size, model_args)
+    source, _, name = text.rpartition(":")
+    if source in ("timm", ""):
+        if source or timm.is_model(name.split(".")[0]):
+            classes = None if pretrained and num_classes is None else num_classes
+            backbone = create_backbone(name, classes, pretrained=pretrained, input_size=input_size, **model_args)
+            return Checkpoint(backbone, backbone.name)
+        if "/" not in text:
+            raise unknown_name("model or checkpoint folder", text, timm.list_models())
+        raise InputError(
+            f"no checkpoint at {text}; expected a folder with {CONFIG}, a weight file, timm:NAME or hf-hub:ORG/NAME"
+        )
+    if source == "hf-hub":
+        return _load_from_hub(name)
+    raise InputError(f"unknown model source {source!r} in {text!r}; known: timm, hf-hub, or a path")
+
+
+def _load_from_hub(name: str) -> Checkpoint:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(name, allow_patterns=["*.json", "model.safetensors", "README.md"])
+    except Exception as error:
+        raise InputError(f"can't download hf-hub:{name}: {type(error).__name__}; is there a network?") from error
+    return load_checkpoint(Path(folder))
+
+
+def _load_weight_file(path: Path, arch: str, input_size: int | None, model_args: dict[str, Any]) -> Checkpoint:
+    state = _read_weights(path)
+    probe = create_backbone(arch, input_size=input_size, **model_args)
+    classifier = probe.model.pretrained_cfg.get("classifier")  # type: ignore[union-attr]
+    head = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
+    backbone = probe if head is None else create_backbone(arch, len(head), input_size=input_size, **model_args)
+    try:
+        backbone.model.load_state_dict(state)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise InputError(f"the weights in {path} are not those of a {arch}: {first}") from error
+    return Checkpoint(backbone, backbone.name, sha256=sha256_file(path))
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from safetensors or a weights-only pickle, without the wrappers that trainers add."""
+    try:
+        content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, ImportError) as error:
+        raise InputError(f"can't read weights from {path}: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        raise InputError(f"{path} is no plain weight file (only tensors are read, never code)") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise InputError(f"{path} holds no state dict")
+    for prefix in ("module.", "model."):
+        if content and all(key.startswith(prefix) for key in content):
+            content = {key.removeprefix(prefix): value for key, value in content.items()}
+    return content

@@ -1,0 +1,96 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+CONTROL = "edge"
+"""The control that never sees the model: a method not above it explains no more than contours do."""
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their content, the first left-aligned, the others right-aligned."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (header, *rows)
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number, or a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def below_control(score: dict[str, Any], scores: Sequence[dict[str, Any]]) -> bool:
+    """Whether a method's interval does not lie above the control's (or below it, if low is good)."""
+    control = next((other for other in scores if other["attribution"] == CONTROL and other["layer"] == "input"), None)
+    if control is None or score["attribution"] in (CONTROL, "random"):
+        return False
+    if score["higher_is_better"]:
+        return not score["ci95"][0] > control["ci95"][1]
+    return not score["ci95"][1] < control["ci95"][0]
+
+
+def print_ranking(summary: dict[str, Any]) -> None:
+    """The ranked table of an evaluation, with its evidence."""
+    scores, settings, model = summary["scores"], summary["settings"], summary["model"]
+    print(
+        f"\n{scores[0]['metric']} of {model['name']} on {summary['data']['name']} ({summary['data']['split']}), ",
+        end="",
+    )
+    print(f"{settings['grid'][0]}×{settings['grid'][1]} cells, fill {settings['fill']}", end="")
+    print(" (LEAKS the deleted pixels)" if settings["fill_leaks"] else "")
+    rows = []
+    for rank, score in enumerate(scores, start=1):
+        per_image = score["seconds"] / score["n"] * 1000 if score["n"] and score["seconds"] is not None else None
+        passes = f"{number(score['forward_passes'], 0)}+{number(score['backward_passes'], 0)}"
+        rows.append(
+            (
+                f"{rank:2d} {score['attribution']}",
+                score["layer"],
+                number(score["mean"]),
+                f"[{number(score['ci95'][0])}, {number(score['ci95'][1])}]",
+                number(score["mean_defined"]),
+                str(score["n"]),
+                str(score["n_undefined"]),
+                number(per_image, 2),
+                passes,
+                "not above edge" if below_control(score, scores) else "",
+            )
+        )
+    header = ("attribution", "layer", "mean", "95% interval", "defined", "n", "undefined", "ms/image", "passes", "")
+    print(format_table(header, rows))
+    notes = (
+        [f"{settings['n_constant_drops']} images left out (no drop differs)"] if settings["n_constant_drops"] else []
+    )
+    if summary["data"].get("n_corrupt"):
+        notes.append(f"{summary['data']['n_corrupt']} corrupt images skipped")
+    if notes:
+        print("; ".join(notes))
+    print_evidence(summary.get("evidence", {}))
+
+
+def print_evidence(evidence: dict[str, dict[str, Any]]) -> None:
+    """How the model takes deletion, beside the one that was trained without it."""
+    if not evidence:
+        return
+    rows = [
+        (
+            "this model" if name == "model" else str(entry.get("name", name)),
+            number(entry["accuracy"]),
+            number(entry["accuracy_deleted"]),
+            number(entry["accuracy"] - entry["accuracy_deleted"]),
+            number(entry["agreement"]),
+            number(entry["separability"]),
+        )
+        for name, entry in evidence.items()
+    ]
+    print("\nIs deletion in-domain?")
+    print(format_table(("", "accuracy", "one cell deleted", "gap", "agreement", "separability"), rows))

@@ -1,0 +1,207 @@
+"""Feeds models with data: loading, devices, batches, timing, gathering. It knows no protocol."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from attribution import create_attribution, parse_attribution
+from checkpoints import Checkpoint, load_model
+from core.errors import InputError
+from core.results import check_out
+from data import ImageData, KeyedBatches, Samples, make_loader, normalize, open_data
+from eval.options import EvaluationOptions
+
+
+class ImageBatch(NamedTuple):
+    """Normalised images on the device, their labels, and their indices in the data set."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+@dataclass
+class Method:
+    """An attribution that is being evaluated, and what it has cost so far."""
+
+    label: str
+    layer: str
+    explain: Any
+    seconds: float = 0.0
+    maps: int = 0
+
+    @property
+    def upsample(self) -> str:
+        """How its maps are brought to image size."""
+        return getattr(self.explain, "upsample", "bilinear")
+
+    @property
+    def passes(self) -> tuple[float | None, float | None]:
+        """Forward and backward passes per map, where the method knows."""
+        found = getattr(self.explain, "passes", None)
+        return (None, None) if found is None else (found.forward, found.backward)
+
+
+@dataclass
+class Runner:
+    """A model and its data on this process's device; the other processes have other batches."""
+
+    options: EvaluationOptions
+    checkpoint: Checkpoint
+    data: ImageData
+    fabric: Fabric
+    corrupt: int = field(default=0, init=False)
+
+    @classmethod
+    def start(cls, options: EvaluationOptions) -> Runner:
+        """Check the options, load model and data, start the processes."""
+        options.check()
+        check_out(options.out, options.overwrite)
+        size = options.input_size or (64 if options.data.partition(":")[0] == "digits" else None)
+        classes = len(open_data(options.data, options.split).classes)
+        checkpoint = load_model(
+            options.model,
+            arch=options.arch,
+            num_classes=None if options.pretrained else classes,
+            pretrained=options.pretrained,
+            input_size=size,
+            model_args=options.model_args,
+        )
+        data = open_data(options.data, options.split, size=checkpoint.backbone.input_size[0], seed=options.seed)
+        check_classes(checkpoint, data)
+        several = options.devices * options.num_nodes > 1
+        fabric = Fabric(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            strategy="ddp" if several else "auto",
+            precision=options.precision,
+        )
+        fabric.launch()
+        runner = cls(options, checkpoint, data, fabric)
+        runner.place(checkpoint.backbone)
+        return runner
+
+    def place(self, model: torch.nn.Module) -> None:
+        """Bring a model onto this process's device, in evaluation mode."""
+        model.eval().to(self.fabric.device)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.options.precision == "64-true":
+            model.double()
+
+    @property
+    def count(self) -> int:
+        """How many images are evaluated, before corrupt ones are taken out."""
+        return min(len(self.data), self.options.limit or len(self.data))
+
+    def batches(self) -> Iterator[ImageBatch]:
+        """This process's batches, under the chosen precision's autocast."""
+        samples = Samples(
+            self.data, self.checkpoint.backbone.data_config, training=False, skip_corrupt=self.options.skip_corrupt
+        )
+        keys = KeyedBatches(
+            self.count,
+            self.options.batch_size,
+            shuffle=False,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+        )
+        dtype = torch.float64 if self.options.precision == "64-true" else torch.float32
+        for batch, wanted in zip(make_loader(samples, keys, self.options.workers), keys, strict=True):
+            if batch is None:
+                self.corrupt += len(wanted)
+                continue
+            self.corrupt += int(batch["corrupt"])
+            batch = {key: value.to(self.fabric.device, non_blocking=True) for key, value in batch.items()}
+            images = normalize(batch["image"], self.checkpoint.backbone.data_config, dtype)
+            yield ImageBatch(images, batch["label"], batch["index"])
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The chosen precision."""
+        return self.fabric.autocast()
+
+    @contextmanager
+    def timed(self, method: Method, maps: int) -> Iterator[None]:
+        """Add the block's seconds to a method, once the device has finished."""
+        self._synchronize()
+        start = time.perf_counter()
+        yield
+        self._synchronize()
+        method.seconds += time.perf_counter() - start
+        method.maps += maps
+
+    def _synchronize(self) -> None:
+        if self.fabric.device.type == "cuda":
+            torch.cuda.synchronize(self.fabric.device)
+
+    def gather(self, content: Any) -> list[Any] | None:
+        """Every process's content, in order of rank, on the first process; None on the others."""
+        if self.fabric.world_size == 1:
+            return [content]
+        received: list[Any] | None = [None] * self.fabric.world_size if self.fabric.global_rank == 0 else None
+        torch.distributed.gather_object(content, received)
+        return received
+
+    def describe_data(self) -> dict[str, Any]:
+        """The `data` entry of `summary.json`."""
+        return {
+            "name": self.data.name,
+            "split": self.data.split,
+            "n_images": self.count,
+            "fingerprint": self.data.fingerprint(),
+        }
+
+    def describe_settings(self) -> dict[str, Any]:
+        """The settings that every evaluation records."""
+        options = self.options
+        return {
+            "precision": options.precision,
+            "seed": options.seed,
+            "batch_size": options.batch_size,
+            "chunk": options.chunk,
+            "input_size": list(self.checkpoint.backbone.input_size),
+            "device": self.fabric.device.type,
+            "processes": self.fabric.world_size,
+        }
+
+
+def check_classes(checkpoint: Checkpoint, data: ImageData) -> None:
+    """The data must have the checkpoint's classes: as many, and by the same names if it names them."""
+    classes = checkpoint.backbone.num_classes
+    if classes != len(data.classes):
+        raise InputError(f"{checkpoint.name} has {classes} classes, {data.name} ({data.split}) has {len(data.classes)}")
+    if checkpoint.classes and checkpoint.classes != data.classes:
+        first = next((a, b) for a, b in zip(checkpoint.classes, data.classes, strict=True) if a != b)
+        raise InputError(
+            f"{checkpoint.name} has other classes than {data.name}: {first[0]!r} where the data has {first[1]!r}"
+        )
+
+
+def make_methods(
+    names: list[str],
+    layers: list[str] | None,
+    checkpoint: Checkpoint,
+    chunk: int,
+    callables: dict[str, Any] | None = None,
+) -> list[Method]:
+    """Build the attributions that text names, at each layer, and take in the user's own callables."""
+    methods = []
+    for name in dict.fromkeys(names):
+        spec = parse_attribution(name)
+        for layer in layers or [spec.layer]:
+            explain = create_attribution(name, checkpoint.backbone, layer, chunk=spec.parameters.get("chunk", chunk))
+            methods.append(Method(spec.label, getattr(explain, "layer", layer or "input"), explain))
+    methods += [Method(name, "input", explain) for name, explain in (callables or {}).items()]
+    seen = [(method.label, method.layer) for method in methods]
+    repeated = {f"{label} at {layer}" for label, layer in seen if seen.count((label, layer)) > 1}
+    if repeated:
+        raise InputError(f"the same attribution twice: {', '.join(sorted(repeated))}")
+    return methods

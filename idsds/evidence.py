@@ -1,0 +1,80 @@
+"""Evidence that deletion is in-domain for a model: accuracy, agreement, separability."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DomainEvidence:
+    """How a model takes single deletions. All shares lie in [0, 1].
+
+    Attributes:
+        accuracy: on whole images; `accuracy_deleted`: mean over all single deletions.
+        accuracy_per_cell: with that cell deleted, row-major.
+        agreement: share of deletions that leave the prediction as it was.
+        separability: AUROC of a linear probe that tells whole from deleted images by their
+            penultimate features, on images it wasn't fitted to; 0.5 means it can't.
+        n: images.
+    """
+
+    accuracy: float
+    accuracy_deleted: float
+    accuracy_per_cell: list[float]
+    agreement: float
+    separability: float
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As written to `summary.json`."""
+        return asdict(self)
+
+
+def domain_evidence(
+    whole: Int[Tensor, " n"],
+    deleted: Int[Tensor, "n k"],
+    labels: Int[Tensor, " n"],
+    features_whole: Float[Tensor, "n d"] | None = None,
+    features_deleted: Float[Tensor, "n d"] | None = None,
+) -> DomainEvidence:
+    """Evidence from predicted classes of whole images (N,) and of all single deletions (N, cells).
+
+    The features, of the whole images and of one deletion each, are for the probe; without them
+    `separability` is NaN.
+    """
+    right = (deleted == labels[:, None]).double()
+    probed = features_whole is not None and features_deleted is not None and len(whole) >= 10
+    return DomainEvidence(
+        accuracy=float((whole == labels).double().mean()),
+        accuracy_deleted=float(right.mean()),
+        accuracy_per_cell=[float(value) for value in right.mean(dim=0)],
+        agreement=float((deleted == whole[:, None]).double().mean()),
+        separability=separability(features_whole.numpy(), features_deleted.numpy()) if probed else float("nan"),
+        n=len(whole),
+    )
+
+
+def separability(whole: NDArray[np.floating], deleted: NDArray[np.floating], folds: int = 5) -> float:
+    """AUROC of a regularised linear probe, whole against deleted (N, D) features, cross-validated.
+
+    Both versions of an image stay in one fold, so the probe is judged on images it hasn't seen.
+    """
+    features = np.concatenate([whole, deleted]).astype(np.float64)
+    is_deleted = np.repeat([0, 1], len(whole))
+    images = np.tile(np.arange(len(whole)), 2)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
+    scores = cross_val_predict(
+        probe, features, is_deleted, groups=images, cv=GroupKFold(min(folds, len(whole))), method="decision_function"
+    )
+    return float(roc_auc_score(is_deleted, scores))

@@ -1,0 +1,144 @@
+"""IDSDS as pure tensor functions: drops of deleted cells, rank correlation, incremental deletion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from core.checks import check_images, check_maps, check_targets
+from core.deletion import delete_cells, fill_pixels
+from core.errors import InputError
+from core.grid import PatchGrid
+from core.resize import resize_maps
+from core.statistics import spearman_rows
+
+
+def deleted_logits(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    images: Float[Tensor, "b c h w"],
+    grid: PatchGrid,
+    fill: str = "zeros",
+    *,
+    chunk: int = 256,
+) -> Float[Tensor, "b k classes"]:
+    """Logits of each image without each cell: (B, cells, classes), at most `chunk` images a pass.
+
+    The model runs as it is: put it into evaluation mode first.
+    """
+    check_images(images)
+    grid.check(*images.shape[-2:])
+    pairs = torch.arange(len(images) * grid.cells, device=images.device)
+    with torch.no_grad():
+        pieces = [
+            model(delete_cells(images[part // grid.cells], part % grid.cells, grid, fill))
+            for part in pairs.split(chunk)
+        ]
+    return torch.cat(pieces).unflatten(0, (len(images), grid.cells))
+
+
+def output_drops(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    images: Float[Tensor, "b c h w"],
+    targets: Int[Tensor, " b"],
+    grid: PatchGrid,
+    fill: str = "zeros",
+    *,
+    chunk: int = 256,
+) -> Float[Tensor, "b k"]:
+    """The logit that each deleted cell costs: f(x) − f(x without cell), (B, cells), row-major.
+
+    Args:
+        model: images -> logits (B, classes), in evaluation mode; runs without gradients.
+        images: normalised images (B, C, H, W) that the grid divides.
+        targets: (B,) class indices, the ground truth in the published protocol.
+        fill: `zeros`, `mean`, `random` or `blur`; see `core.delete_cells`.
+        chunk: the most images in one forward pass.
+    Source: Hesse et al. 2024, section 3.
+    """
+    check_images(images, targets)
+    with torch.no_grad():
+        whole = torch.cat([model(part) for part in images.split(chunk)])
+    check_targets(targets, whole.shape[1])
+    return drops_of(whole, deleted_logits(model, images, grid, fill, chunk=chunk), targets)
+
+
+def drops_of(
+    whole: Float[Tensor, "b classes"], deleted: Float[Tensor, "b k classes"], targets: Int[Tensor, " b"]
+) -> Float[Tensor, "b k"]:
+    """Drops (B, cells) of the targets from logits that are known already."""
+    columns = targets[:, None, None].expand(-1, deleted.shape[1], 1)
+    return whole.gather(1, targets[:, None]) - deleted.gather(2, columns).squeeze(2)
+
+
+def rank_correlation(drops: Float[Tensor, "b k"], sums: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+    """Spearman correlation per image with average ranks: (B, cells) twice -> (B,) float64 in [-1, 1].
+
+    NaN where either row is constant or not finite: a constant ranks nothing.
+    Source: Hesse et al. 2024, section 3.
+    """
+    if drops.shape != sums.shape or drops.dim() != 2:
+        raise InputError(f"expected two (B, cells), got {tuple(drops.shape)} and {tuple(sums.shape)}")
+    return spearman_rows(drops, sums)
+
+
+def cell_sums(maps: Tensor, grid: PatchGrid, size: tuple[int, int], upsample: str = "bilinear") -> Tensor:
+    """Attribution per cell (B, cells): channels summed, brought to image size, summed in each cell."""
+    return grid.sum(resize_maps(maps.sum(dim=1, keepdim=True), size, upsample))
+
+
+def incremental_deletion(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    images: Float[Tensor, "b c h w"],
+    targets: Int[Tensor, " b"],
+    maps: Float[Tensor, "b m x y"] | None = None,
+    *,
+    explain: Callable[[Tensor, Tensor], Tensor] | None = None,
+    steps: int = 32,
+    order: str = "ascending",
+    fill: str = "zeros",
+    upsample: str = "bilinear",
+    chunk: int = 256,
+) -> Float[Tensor, "b s"]:
+    """Target probability while pixels are deleted step by step: (B, steps) in [0, 1].
+
+    Step s deletes the share s / steps of the pixels (of `linspace(0, 1, steps, endpoint=False)`),
+    least attributed first (`ascending`; a faithful map keeps the probability high) or most
+    attributed first (`descending`; low). Pixels of equal attribution go in reading order.
+
+    Args:
+        maps: attribution (B, C, h, w), upsampled to the images.
+        explain: given instead of `maps`, re-attributes the partly deleted image at every step.
+    Source: Hesse et al. 2024, appendix; after Samek et al. 2017.
+    """
+    check_images(images, targets)
+    if order not in ("ascending", "descending"):
+        raise InputError(f"order is ascending or descending, got {order!r}")
+    if (maps is None) == (explain is None):
+        raise InputError("incremental deletion needs either maps or explain")
+    pixels = images.shape[-2] * images.shape[-1]
+    deleted = torch.zeros(len(images), 1, *images.shape[-2:], dtype=torch.bool, device=images.device)
+    ranked = None
+    probabilities = []
+    for step in range(steps):
+        current = fill_pixels(images, deleted, fill) if step else images
+        with torch.no_grad():
+            logits = torch.cat([model(part) for part in current.split(chunk)])
+        check_targets(targets, logits.shape[1])
+        probabilities.append(logits.float().softmax(dim=1).gather(1, targets[:, None]).squeeze(1))
+        if ranked is None or explain is not None:
+            found = check_maps(maps if explain is None else explain(current, targets), images)
+            sizes = resize_maps(found.sum(dim=1, keepdim=True), tuple(images.shape[-2:]), upsample)
+            ranked = _removal_order(sizes.flatten(1), deleted.flatten(1), order == "descending")
+        count = (step + 1) * pixels // steps
+        deleted = torch.zeros_like(deleted.flatten(1)).scatter_(1, ranked[:, :count], True).view_as(deleted)
+    return torch.stack(probabilities, dim=1)
+
+
+def _removal_order(values: Tensor, deleted: Tensor, descending: bool) -> Tensor:
+    """Pixel indices (B, H·W) in the order of removal; what is deleted already stays in front."""
+    ordered = values.argsort(dim=1, descending=descending, stable=True)
+    already = deleted.gather(1, ordered)
+    return ordered.gather(1, (~already).to(torch.uint8).argsort(dim=1, stable=True))

@@ -1,0 +1,81 @@
+"""Training recipes: the published one, and one for the small embedded data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+
+Loss = Literal["cross_entropy", "binary_cross_entropy"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training run does besides deletion. `schedule`: `step` is ×0.1 every `step_epochs`."""
+
+    model: str
+    epochs: int
+    batch_size: int
+    lr: float
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["step", "onecycle"] = "step"
+    step_epochs: int = 10
+    loss: Loss = "cross_entropy"
+    model_args: dict[str, Any] = field(default_factory=dict)
+
+    def override(self, **given: Any) -> Recipe:
+        """This recipe with whatever was given (not None) in its place."""
+        names = {entry.name for entry in fields(self)}
+        return replace(self, **{name: value for name, value in given.items() if name in names and value is not None})
+
+    def make_optimizer(self, model: nn.Module, total_steps: int, steps_per_epoch: int) -> tuple[Optimizer, LRScheduler]:
+        """The optimizer, and a schedule that is stepped once per batch."""
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if self.optimizer == "sgd":
+            optimizer: Optimizer = SGD(parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        else:
+            optimizer = AdamW(parameters, self.lr, weight_decay=self.weight_decay)
+        if self.schedule == "step":
+            return optimizer, StepLR(optimizer, self.step_epochs * steps_per_epoch, gamma=0.1)
+        return optimizer, OneCycleLR(optimizer, self.lr, total_steps=max(total_steps, 1), cycle_momentum=False)
+
+
+PUBLISHED = Recipe(model="resnet50", epochs=30, batch_size=256, lr=1e-3)
+"""Hesse et al. 2024: SGD, momentum 0.9, weight decay 1e-4, ×0.1 every 10 of 30 epochs."""
+
+EMBEDDED = Recipe(
+    model="resnet10t",
+    epochs=10,
+    batch_size=64,
+    lr=4e-3,
+    optimizer="adamw",
+    weight_decay=0.05,
+    schedule="onecycle",
+    model_args={"channels": [24, 48, 96, 192], "stem_width": 12, "output_stride": 16},
+)
+"""For `digits` at 64 px: a narrow ResNet whose last map is 4 × 4, from scratch in about a minute."""
+
+
+def recipe_for(data: str) -> Recipe:
+    """The recipe that a data set starts from."""
+    return EMBEDDED if data.partition(":")[0] == "digits" else PUBLISHED
+
+
+def loss_function(name: Loss) -> nn.Module:
+    """`binary_cross_entropy` takes one-hot targets, as B-cos networks are trained."""
+    return nn.CrossEntropyLoss() if name == "cross_entropy" else OneHotBinaryCrossEntropy()
+
+
+class OneHotBinaryCrossEntropy(nn.Module):
+    """Binary cross entropy of logits (B, classes) with one-hot targets, summed over the classes."""
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The mean over the batch."""
+        one_hot = nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        return nn.functional.binary_cross_entropy_with_logits(logits, one_hot, reduction="sum") / len(logits)
