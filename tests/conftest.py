@@ -1,0 +1,20 @@
+"""Shared by all tests: one thread per process, and a way to reach the suite's own checks."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jaxtyping
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unchecked():
+    """Shape annotations are off, as they are for users, so that the suite's own checks speak."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+import torch
+
+from attribution import create_attribution
+from core import InputError, PatchGrid
+from idsds import (
+    InDomainSingleDeletion,
+    cell_sums,
+    domain_evidence,
+    incremental_deletion,
+    output_drops,
+    rank_correlation,
+)
+from idsds.evidence import separability
+from tests.reference.networks import plain_cnn, published_idsds, small_resnet
+from tests.reference.plain_idsds import plain_cell_sums, plain_drops, plain_incremental, plain_scores
+
+METHODS = {"ixg": "ixg", "ixg_abs": "ixg|abs", "ig50": "ig(steps=50)"}
+
+
+@pytest.fixture(scope="module")
+def published():
+    model, arrays = published_idsds()
+    return model, arrays, torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["targets"])
+
+
+def published_maps(published, name):
+    model, arrays, images, targets = published
+    if name == "given":
+        return torch.from_numpy(arrays["given_attribution"])
+    return create_attribution(METHODS[name], model)(images, targets)
+
+
+@pytest.mark.parametrize("cells", [4, 8])
+def test_drops_equal_the_published(published, cells):
+    model, arrays, images, targets = published
+    drops = output_drops(model, images, targets, PatchGrid(cells, cells), chunk=37)
+    np.testing.assert_allclose(drops.numpy(), arrays[f"grid{cells}/drops"][..., 0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*METHODS, "given"])
+@pytest.mark.parametrize("cells", [4, 8])
+def test_scores_equal_the_published(published, cells, name):
+    model, arrays, images, targets = published
+    grid = PatchGrid(cells, cells)
+    sums = grid.sum(published_maps(published, name))
+    np.testing.assert_allclose(sums.numpy(), arrays[f"grid{cells}/{name}/patch_sums"], rtol=0, atol=1e-6)
+    rho = rank_correlation(output_drops(model, images, targets, grid), sums)
+    np.testing.assert_allclose(rho.numpy(), arrays[f"grid{cells}/{name}/rho"], rtol=0, atol=1e-9)
+    assert float(rho.mean()) == pytest.approx(float(arrays[f"grid{cells}/{name}/mean"]), abs=1e-9)
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+@pytest.mark.parametrize("name", [*METHODS, "given"])
+def test_incremental_deletion_equals_the_published(published, name, order):
+    model, arrays, images, targets = published
+    curve = incremental_deletion(model, images, targets, published_maps(published, name), order=order)
+    assert curve.shape == (8, 32)
+    assert float(curve.double().mean()) == pytest.approx(float(arrays[f"incremental/{order}/{name}"]), abs=1e-6)
+
+
+def test_drops_sums_and_scores_equal_plain_loops():
+    model = plain_cnn().double()
+    images, targets = torch.randn(3, 3, 16, 24).double(), torch.tensor([0, 4, 2])
+    maps = torch.randn(3, 2, 16, 24).double()
+    maps[1] = 0.0
+    grid = PatchGrid(4, 3)
+    drops, sums = output_drops(model, images, targets, grid, chunk=5), grid.sum(maps)
+    np.testing.assert_allclose(drops.numpy(), plain_drops(model, images, targets, 4, 3), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(sums.numpy(), plain_cell_sums(maps, 4, 3), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        rank_correlation(drops, sums).numpy(), plain_scores(drops.numpy(), sums.numpy()), rtol=0, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_incremental_deletion_equals_plain_loop_with_ties(order):
+    model = plain_cnn().double()
+    images, targets = torch.randn(2, 3, 8, 8).double(), torch.tensor([1, 3])
+    maps = torch.randint(-2, 3, (2, 1, 8, 8)).double()
+    curve = incremental_deletion(model, images, targets, maps, steps=7, order=order, chunk=1)
+    for b in range(2):
+        plain = plain_incremental(model, images[b], targets[b], maps[b, 0].numpy(), 7, order == "descending")
+        np.testing.assert_allclose(curve[b].numpy(), plain, rtol=0, atol=1e-6)
+
+
+def test_reattribution_with_a_constant_explanation_is_plain_incremental_deletion():
+    model = plain_cnn()
+    images, targets, maps = torch.randn(2, 3, 8, 8), torch.tensor([1, 3]), torch.randn(2, 1, 8, 8)
+    fixed = incremental_deletion(model, images, targets, maps, steps=6)
+    again = incremental_deletion(model, images, targets, explain=lambda x, t: maps, steps=6)
+    torch.testing.assert_close(fixed, again, rtol=0, atol=0)
+    explain = create_attribution("ixg", model)
+    moving = incremental_deletion(model, images, targets, explain=explain, steps=6)
+    assert not torch.allclose(moving, incremental_deletion(model, images, targets, explain(images, targets), steps=6))
+
+
+def test_incremental_deletion_wants_maps_or_a_method():
+    model, images, targets = plain_cnn(), torch.randn(1, 3, 8, 8), torch.tensor([0])
+    with pytest.raises(InputError, match="either maps or explain"):
+        incremental_deletion(model, images, targets)
+    with pytest.raises(InputError, match="ascending or descending"):
+        incremental_deletion(model, images, targets, images, order="upwards")
+
+
+def test_occlusion_with_the_same_cells_is_the_definition():
+    model, images, targets = small_resnet(), torch.randn(6, 3, 64, 64), torch.tensor([0, 1, 2, 3, 4, 0])
+    maps = create_attribution("occlusion(kernel=16, stride=16)", model)(images, targets)
+    rho = rank_correlation(output_drops(model, images, targets, PatchGrid()), cell_sums(maps, PatchGrid(), (64, 64)))
+    assert (rho > 0.999).all()
+
+
+def test_no_gradients_are_tracked(published):
+    model, _, images, targets = published
+    assert not output_drops(model, images, targets, PatchGrid()).requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_metric_counts_flat_maps_as_zero_and_drops_constant_drops():
+    drops = torch.stack([torch.arange(16.0), torch.arange(16.0), torch.ones(16)])
+    maps = torch.arange(16.0).view(1, 1, 4, 4).repeat(3, 1, 1, 1)
+    maps[1] = 0
+    metric = InDomainSingleDeletion()
+    metric.update(drops[:1], maps[:1])
+    metric.update(drops[1:], maps[1:])
+    assert float(metric.compute()) == pytest.approx(0.5)
+    assert int(metric.dropped) == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "targets", "message"),
+    [
+        (torch.zeros(3, 64, 64), torch.tensor([0]), "expected float images"),
+        (torch.zeros(2, 3, 64, 64), torch.tensor([0]), "expected int64 targets"),
+        (torch.zeros(1, 3, 64, 64), torch.tensor([7]), "must lie in 0 … 4"),
+        (torch.zeros(1, 3, 62, 64), torch.tensor([0]), "does not divide"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input_is_refused(images, targets, message):
+    with pytest.raises(InputError, match=message):
+        output_drops(plain_cnn(), images, targets, PatchGrid())
+
+
+def test_evidence_by_hand():
+    whole, labels = torch.tensor([0, 1, 1, 1]), torch.tensor([0, 1, 1, 0])
+    deleted = torch.tensor([[0, 0], [1, 0], [1, 1], [0, 0]])
+    found = domain_evidence(whole, deleted, labels)
+    assert (found.accuracy, found.accuracy_deleted, found.agreement) == (0.75, 0.875, 0.625)
+    assert found.accuracy_per_cell == [1.0, 0.75]
+    assert np.isnan(found.separability)
+
+
+def test_probe_finds_a_shift_and_nothing_where_there_is_none():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 8))
+    assert separability(features, features + 1.0) > 0.8
+    assert separability(features, features + 0.01 * rng.normal(size=features.shape)) == pytest.approx(0.5, abs=0.1)

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from core.results import summarize_scores
+from core.statistics import average_ranks, holm, mean_interval, paired_tests, spearman_rows
+
+ties = arrays(np.float64, (3, 16), elements=st.integers(-3, 3).map(float))
+
+
+@settings(max_examples=60, deadline=None)
+@given(ties)
+def test_ranks_equal_scipy(values):
+    np.testing.assert_array_equal(average_ranks(torch.from_numpy(values)).numpy(), stats.rankdata(values, axis=1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(ties, ties)
+def test_spearman_equals_scipy_and_is_nan_where_undefined(a, b):
+    found = spearman_rows(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    for row in range(len(a)):
+        if np.ptp(a[row]) == 0 or np.ptp(b[row]) == 0:
+            assert np.isnan(found[row])
+        else:
+            assert found[row] == pytest.approx(stats.spearmanr(a[row], b[row]).statistic, abs=1e-12)
+
+
+def test_spearman_ignores_monotone_change_and_refuses_nan():
+    a, b = torch.randn(5, 16), torch.randn(5, 16)
+    torch.testing.assert_close(spearman_rows(a.exp() * 7, b), spearman_rows(a, b), rtol=0, atol=1e-12)
+    a[2, 3] = torch.nan
+    assert spearman_rows(a, b).isnan().tolist() == [False, False, True, False, False]
+
+
+def test_random_maps_have_the_null_distribution():
+    torch.manual_seed(0)
+    rho = spearman_rows(torch.randn(20000, 16), torch.randn(20000, 16))
+    assert abs(rho.mean()) < 0.01
+    assert rho.std() == pytest.approx(15**-0.5, abs=0.005)
+
+
+def test_interval_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = sum(low <= 0.3 <= high for low, high in (mean_interval(rng.normal(0.3, 1, 80), resamples=500) for _ in range(200)))
+    assert 180 <= covered <= 199
+
+
+def test_interval_of_degenerate_samples():
+    assert mean_interval(np.array([2.0])) == (2.0, 2.0)
+    assert mean_interval(np.full(9, 0.5)) == (0.5, 0.5)
+    assert np.isnan(mean_interval(np.array([]))).all()
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, np.nan])), [0.03, 0.06, 0.06, np.nan])
+    np.testing.assert_allclose(holm(np.array([0.5, 0.9])), [1.0, 1.0])
+
+
+def test_paired_tests_tell_better_from_equal():
+    rng = np.random.default_rng(1)
+    base = rng.normal(size=200)
+    names, p = paired_tests({"a": base, "b": base + 0.3 + 0.1 * rng.normal(size=200), "c": base.copy()})
+    assert names == ["a", "b", "c"]
+    assert p[0, 1] < 1e-10
+    assert p[0, 2] == 1
+    np.testing.assert_array_equal(p, p.T)
+    expected = stats.wilcoxon(base - base * 0.9, zero_method="zsplit").pvalue
+    assert paired_tests({"x": base, "y": base * 0.9})[1][0, 1] == pytest.approx(expected)
+
+
+def test_undefined_images_count_as_zero_in_the_mean_alone():
+    score = summarize_scores(np.array([0.5, np.nan, 0.25]), attribution="a", layer="input", metric="idsds", seed=0)
+    assert (score.mean, score.mean_defined, score.n, score.n_undefined) == (0.25, 0.375, 3, 1)
+    assert score.ci95[0] <= score.mean <= score.ci95[1]
