@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs/demo
+JOBS ?= 2
 TEST_FLAGS ?=
 
 .PHONY: demo test check install clean
@@ -15,8 +16,19 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
+# Two stages, as published: a model that has seen whole images only, then fine-tuning with deleted cells.
+demo: install
+	$(BIN)/python -m training.patch_finetune --out $(RUNS)/base --deletion-probability 0 --overwrite
+	$(BIN)/python -m training.patch_finetune --out $(RUNS)/checkpoint --model $(RUNS)/base --epochs 5 --lr 1e-3 --overwrite
+	$(BIN)/python -m eval.idsds --model $(RUNS)/checkpoint --baseline $(RUNS)/base --limit 256 --out $(RUNS)/idsds --overwrite \
+		--attributions grad ixg ixg-sg ig ig-u gradcam occlusion 'occlusion(kernel=16, stride=16)'
+	@echo
+	@echo "checkpoint: $(RUNS)/checkpoint    model card: $(RUNS)/checkpoint/README.md"
+	@echo "results:    $(RUNS)/idsds/summary.json, $(RUNS)/idsds/per_image.parquet"
+	@echo "plots:      $(RUNS)/idsds/plots/"
+
 test: install
-	$(BIN)/python -m pytest $(TEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(TEST_FLAGS)
 
 check: install
 	$(BIN)/ruff format --check .

@@ -155,7 +155,10 @@ class TimmBackbone(Explainable):
         self.arguments = dict(arguments or {})
         self.name = str(model.pretrained_cfg.get("architecture") or type(model).__name__)  # type: ignore[union-attr]
         wanted = {"input_size": (3, input_size, input_size)} if input_size else {}
-        self.data_config: dict[str, Any] = resolve_data_config(wanted, model=model)
+        config = resolve_data_config(wanted, model=model)
+        self.data_config: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
+        }
 
     @property
     def num_classes(self) -> int:

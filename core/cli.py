@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ def run_command(
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         parser = make_parser(options)
-        values = parser.instantiate_classes(parser.parse_args(tidy_arguments(options, arguments))).as_dict()
+        values = parser.instantiate(parser.parse_args(tidy_arguments(options, arguments))).as_dict()
         values.pop("config")
         made = options(**values)
         status = made if command is None else command(made)
@@ -56,7 +57,7 @@ def make_parser(options: Callable[..., Any]) -> ArgumentParser:
 def last_line(error: InputError) -> str:
     """The message alone, also of an error that a loader's worker process raised and torch wrapped."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1].split("Error: ", 1)[-1] if len(lines) > 1 else lines[-1]
+    return re.sub(r"^[\w.]+: ", "", lines[-1]) if "worker process" in lines[0] else " ".join(lines)
 
 
 def tidy_arguments(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from core.errors import InputError
 from core.registry import Registry
+from data.transforms import crop_and_flip
 
 
 class ImageData(ABC):
@@ -42,10 +44,9 @@ class ImageData(ABC):
     def identity(self) -> Iterable[str]:
         """Strings that together determine the data; the fingerprint is their digest."""
 
-    @property
-    def augmented(self) -> bool:
-        """Whether training crops and flips the pictures at random."""
-        return True
+    def training_transform(self, data_config: dict[str, Any]) -> Callable[[Any], Tensor]:
+        """Random transform of pictures for training; the published recipe's unless the data say otherwise."""
+        return crop_and_flip(data_config)
 
     def fingerprint(self) -> str:
         """A short digest of `identity`: equal data, equal fingerprint."""

@@ -8,9 +8,9 @@ made of pieces of other digits, so that contours alone don't tell where the evid
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 from torch import Tensor
+from torchvision.transforms import v2
 
 from core.errors import InputError
 from data.base import DATA, ImageData
@@ -197,9 +198,10 @@ class DigitScenes(ImageData):
         yield f"digits/{VERSION}/{self.seed}/{self.split}/{self.size}/{self.count}"
         yield hashlib.sha256(load_digits().images.tobytes()).hexdigest() + str(glyphs.shape)
 
-    @property
-    def augmented(self) -> bool:
-        return False
+    def training_transform(self, data_config: dict[str, Any]) -> Callable[[Any], Tensor]:
+        """Shift by up to a tenth, permute the colour channels, invert: what leaves the digit as it is."""
+        shift = v2.RandomCrop(self.size, padding=max(self.size // 10, 1), padding_mode="reflect")
+        return v2.Compose([shift, v2.RandomChannelPermutation(), v2.RandomInvert(0.5)])
 
 
 @DATA.decorator("digits")

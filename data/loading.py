@@ -6,31 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms import InterpolationMode, v2
 
 from core.errors import InputError
 from core.keyed import make_keys
 from data.base import CorruptImage, ImageData
+from data.transforms import evaluation_transform
 
 Batch = dict[str, Tensor]
 """image uint8 (B, 3, H, W), label int64 (B,), index int64 (B,), corrupt int64 (): files skipped."""
-
-
-def evaluation_transform(data_config: dict[str, Any]) -> Any:
-    """timm's own evaluation transform of a model, to uint8 (3, H, W)."""
-    return create_transform(**data_config, is_training=False, normalize=False)
-
-
-def training_transform(data_config: dict[str, Any]) -> Any:
-    """RandomResizedCrop and horizontal flip, as in the published recipe, to uint8 (3, H, W)."""
-    size = list(data_config["input_size"][1:])
-    interpolation = InterpolationMode(data_config["interpolation"].replace("random", "bilinear"))
-    return v2.Compose(
-        [v2.RandomResizedCrop(size, interpolation=interpolation), v2.RandomHorizontalFlip(), v2.PILToTensor()]
-    )
 
 
 def normalize(images: Tensor, data_config: dict[str, Any], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -54,8 +39,8 @@ class Samples(Dataset[Batch | None]):
         skip_corrupt: bool = False,
     ):
         self.source, self.seed, self.skip_corrupt = source, seed, skip_corrupt
-        self.transform = (training_transform if training else evaluation_transform)(data_config)
-        self.augmented = training and source.augmented
+        self.training = training
+        self.transform = source.training_transform(data_config) if training else evaluation_transform(data_config)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -68,13 +53,12 @@ class Samples(Dataset[Batch | None]):
             if not self.skip_corrupt:
                 raise
             return None
-        if not isinstance(image, Tensor):
-            if self.augmented:
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(int(make_keys(self.seed, epoch, index)))
-                    image = self.transform(image)
-            else:
+        if self.training:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(make_keys(self.seed, epoch, index)))
                 image = self.transform(image)
+        elif not isinstance(image, Tensor):
+            image = self.transform(image)
         return {"image": image, "label": self.source.label(index), "index": index}
 
 

@@ -47,7 +47,7 @@ class Method:
     def passes(self) -> tuple[float | None, float | None]:
         """Forward and backward passes per map, where the method knows."""
         found = getattr(self.explain, "passes", None)
-        return (None, None) if found is None else (found.forward, found.backward)
+        return (None, None) if found is None else (float(found.forward), float(found.backward))
 
 
 @dataclass

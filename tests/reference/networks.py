@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
+from timm.models.vgg import VGG
 from torch import nn
 
-from backbones import Backbone, create_backbone
+from backbones import Backbone, TimmBackbone, create_backbone
 
 HERE = Path(__file__).parent
 
@@ -38,6 +40,14 @@ def small_convnext(classes=5):
     """timm's smallest ConvNeXt."""
     torch.manual_seed(0)
     return create_backbone("test_convnext", classes, input_size=64).eval()
+
+
+def small_vgg(classes=5):
+    """VGG-11's plan with few channels, for 64 px."""
+    torch.manual_seed(0)
+    model = VGG([8, "M", 8, "M", 8, 8, "M", 16, 16, "M", 16, 16, "M"], num_classes=classes, mlp_ratio=0.01)
+    model.pretrained_cfg = dict(timm.get_pretrained_cfg("vgg11").to_dict(), input_size=(3, 64, 64))
+    return TimmBackbone(model).eval()
 
 
 def plain_cnn(classes=5, bias=True):

@@ -40,7 +40,10 @@ def plain_cell_sums(maps, rows, cols):
 def plain_scores(drops, sums):
     """Spearman per image by SciPy; NaN for constant rows."""
     return np.array(
-        [np.nan if np.ptp(d) == 0 or np.ptp(s) == 0 else spearmanr(d, s).statistic for d, s in zip(drops, sums, strict=True)]
+        [
+            np.nan if np.ptp(d) == 0 or np.ptp(s) == 0 else spearmanr(d, s).statistic
+            for d, s in zip(drops, sums, strict=True)
+        ]
     )
 
 

@@ -78,7 +78,12 @@ def test_mean_fill_is_the_mean_of_the_kept_pixels():
 
 @pytest.mark.parametrize(
     ("cells", "fill", "message"),
-    [([16], "zeros", "must lie in -1 … 15"), ([-2], "zeros", "must lie in"), ([0, 1], "zeros", "expected images"), ([0], "zeroes", "did you mean zeros")],
+    [
+        ([16], "zeros", "must lie in -1 … 15"),
+        ([-2], "zeros", "must lie in"),
+        ([0, 1], "zeros", "expected images"),
+        ([0], "zeroes", "did you mean zeros"),
+    ],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_bad_deletion_is_refused(cells, fill, message):

@@ -45,7 +45,9 @@ def test_random_maps_have_the_null_distribution():
 
 def test_interval_covers_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    covered = sum(low <= 0.3 <= high for low, high in (mean_interval(rng.normal(0.3, 1, 80), resamples=500) for _ in range(200)))
+    covered = sum(
+        low <= 0.3 <= high for low, high in (mean_interval(rng.normal(0.3, 1, 80), resamples=500) for _ in range(200))
+    )
     assert 180 <= covered <= 199
 
 

@@ -1,0 +1,253 @@
+"""`eval.idsds` as a command: results, processes, photographs, refusals."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from skimage import data as photographs
+
+from checkpoints import save_checkpoint
+from core import DeletionSpec, InputError, PatchGrid
+from core.cli import run_command
+from eval.idsds import IdsdsOptions, evaluate
+from tests.reference.networks import small_convnext, small_resnet
+
+FAST = ["random", "edge", "ixg", "gradcam", "occlusion(kernel=16, stride=16)"]
+
+
+def score(*arguments):
+    return run_command(IdsdsOptions, evaluate, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained network that says it was trained with deletion: what the command does is the same."""
+    folder = tmp_path_factory.mktemp("model") / "resnet"
+    classes = [str(digit) for digit in range(10)]
+    save_checkpoint(folder, small_resnet(10), deletion=DeletionSpec(), classes=classes, training={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(checkpoint, tmp_path_factory):
+    out = tmp_path_factory.mktemp("results") / "idsds"
+    arguments = ["--model", checkpoint, "--baseline", checkpoint, "--attributions", *FAST]
+    assert score(*arguments, "--limit", "29", "--batch-size", "8", "--out", out) == 0
+    return out
+
+
+def test_summary_has_the_schema(results):
+    summary = json.loads((results / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["schema"] == 1
+    assert summary["protocol"] == "idsds"
+    assert set(summary["model"]) == {"name", "sha256", "deletion", "accuracy", "accuracy_deleted"}
+    assert summary["model"]["deletion"] == {"grid": [4, 4], "fill": "zeros", "probability": 0.5}
+    assert summary["data"]["n_images"] == 29
+    assert summary["settings"]["grid"] == [4, 4]
+    assert {"torch", "commit"} <= set(summary["environment"])
+    keys = {"attribution", "layer", "metric", "mean", "ci95", "n", "n_undefined", "higher_is_better", "seconds"}
+    for entry in summary["scores"]:
+        assert keys <= set(entry)
+        assert entry["metric"] == "idsds"
+        assert entry["ci95"][0] <= entry["mean"] <= entry["ci95"][1]
+    means = [entry["mean"] for entry in summary["scores"]]
+    assert means == sorted(means, reverse=True)
+    names = summary["tests"]["names"]
+    assert np.array(summary["tests"]["p"], dtype=float).shape == (len(names), len(names))
+    assert set(summary["evidence"]) == {"model", "baseline"}
+
+
+def test_per_image_rows_make_up_the_summary(results):
+    table = pd.read_parquet(results / "per_image.parquet")
+    assert list(table) == ["index", "label", "predicted", "attribution", "layer", "metric", "value"]
+    for entry in json.loads((results / "summary.json").read_text())["scores"]:
+        rows = table[(table.attribution == entry["attribution"]) & (table.layer == entry["layer"])]
+        assert sorted(rows["index"]) == list(range(29))
+        assert rows["value"].fillna(0).mean() == pytest.approx(entry["mean"])
+
+
+def test_occlusion_of_the_cells_is_the_definition(results):
+    scores = json.loads((results / "summary.json").read_text())["scores"]
+    assert scores[0]["attribution"].startswith("occlusion")
+    assert scores[0]["mean"] > 0.999
+
+
+def test_every_picture_is_there(results):
+    for name in ("ranking", "distribution", "tests", "evidence", "examples"):
+        with Image.open(results / "plots" / f"{name}.png") as picture:
+            assert min(picture.size) > 200
+
+
+def test_two_processes_give_the_numbers_of_one(checkpoint, results, tmp_path):
+    out = tmp_path / "two"
+    command = [sys.executable, "-m", "eval.idsds", "--model", checkpoint, "--attributions", *FAST]
+    command += ["--limit", "29", "--batch-size", "8", "--devices", "2", "--accelerator", "cpu", "--out", out]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([str(word) for word in command], check=True, env=environment, timeout=400)
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(out / "per_image.parquet"), pd.read_parquet(results / "per_image.parquet"), check_exact=True
+    )
+
+
+def test_the_first_images_are_the_same_in_a_longer_run(checkpoint, results, tmp_path):
+    arguments = ["--model", checkpoint, "--attributions", "ixg", "--batch-size", "8"]
+    assert score(*arguments, "--limit", "16", "--out", tmp_path / "short") == 0
+    short, long = (pd.read_parquet(folder / "per_image.parquet") for folder in (tmp_path / "short", results))
+    long = long[(long["index"] < 16) & long.attribution.isin(["ixg", "random", "edge"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(short, long, check_exact=True)
+
+
+@pytest.mark.parametrize("protocol", ["single", "incremental"])
+def test_other_protocols(checkpoint, tmp_path, protocol):
+    arguments = ["--model", checkpoint, "--attributions", "ixg", "--limit", "6", "--protocol", protocol]
+    assert score(*arguments, "--out", tmp_path / "run", "--steps", "4") == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert {entry["metric"] for entry in summary["scores"]} == {f"{protocol}_deletion"}
+    assert all(0 <= entry["mean"] <= 1 or protocol == "single" for entry in summary["scores"])
+
+
+def test_a_callable_is_scored_like_any_method(checkpoint, tmp_path):
+    options = IdsdsOptions(model=str(checkpoint), attributions=["ixg"], limit=8, out=tmp_path / "run")
+    from attribution import create_attribution
+    from checkpoints import load_checkpoint
+
+    explain = create_attribution("ixg", load_checkpoint(checkpoint).backbone)
+    summary = evaluate(options, {"mine": lambda images, targets: 3 * explain(images, targets)})
+    means = {entry["attribution"]: entry["mean"] for entry in summary["scores"]}
+    assert means["mine"] == pytest.approx(means["ixg"], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda images, targets: images[:, :1] * torch.nan, "NaN or infinite values in 8 of 8 maps"),
+        (lambda images, targets: images[:3, :1], "expected float maps (8, C, h, w)"),
+        (lambda images, targets: images.numpy(), "returned ndarray"),
+    ],
+)
+def test_broken_maps_are_refused(checkpoint, tmp_path, broken, message):
+    options = IdsdsOptions(model=str(checkpoint), attributions=["ixg"], limit=8, out=tmp_path / "run")
+    with pytest.raises(InputError) as caught:
+        evaluate(options, {"mine": broken})
+    assert message in str(caught.value)
+    assert "mine" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    for kind, names in {"animal": ("chelsea",), "person": ("astronaut",), "thing": ("coffee", "rocket")}.items():
+        (root / kind).mkdir()
+        for name in names:
+            Image.fromarray(getattr(photographs, name)()).save(root / kind / f"{name}.jpg")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [("timm:resnet18", ["--model-args.zero_init_last", "false"]), ("timm:vit_tiny_patch16_224", [])],
+)
+def test_photographs_run_end_to_end(photos, tmp_path, model, arguments):
+    command = ["--model", model, "--data", f"imagefolder:{photos}", "--protocol", "single", *arguments]
+    assert score(*command, "--attributions", "ixg", "gradcam", "--chunk", "16", "--out", tmp_path / "run") == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["settings"]["input_size"] == [224, 224]
+    assert all(entry["n"] == 4 for entry in summary["scores"])
+
+
+def test_corrupt_photographs(photos, tmp_path, capsys):
+    broken = tmp_path / "photos"
+    for kind in ("animal", "person", "thing"):
+        (broken / kind).mkdir(parents=True)
+        for path in (photos / kind).iterdir():
+            (broken / kind / path.name).write_bytes(path.read_bytes())
+    (broken / "thing" / "coffee.jpg").write_bytes((photos / "thing" / "coffee.jpg").read_bytes()[:5000])
+    command = ["--model", "timm:test_convnext", "--data", f"imagefolder:{broken}", "--protocol", "single"]
+    command += ["--attributions", "ixg", "--out", tmp_path / "run"]
+    assert score(*command) == 2
+    error = capsys.readouterr().err
+    assert "corrupt image" in error
+    assert "coffee.jpg" in error
+    assert score(*command, "--skip-corrupt") == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["data"]["n_corrupt"] == 1
+    assert all(entry["n"] == 3 for entry in summary["scores"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--attributions", "igg"], "unknown attribution 'igg'; did you mean ig"),
+        (["--attributions", "ig(step=3)"], "unknown parameter of ig 'step'"),
+        (["--attributions", "ixg@midle"], "did you mean middle"),
+        (["--attributions", "ixg", "IxG"], "same attribution twice: ixg at input"),
+        (["--grid", "5"], "trained with a 4×4 grid and fill zeros, asked for 5×5"),
+        (["--fill", "mean"], "asked for 4×4 and mean"),
+        (["--grid", "5", "--allow-out-of-domain"], "5×5 grid does not divide 64×64"),
+        (["--model", "timm:test_convnext"], "was not trained with deletion"),
+        (["--model", ""], "--model is needed"),
+        (["--limit", "0"], "--limit must be at least 1"),
+        (["--data", "imagefolder:nowhere"], "no folder nowhere"),
+        (["--protocol", "single", "--pretrained", "--model", "timm:resnet18"], "no pretrained weights for resnet18"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(checkpoint, tmp_path, capsys, arguments, message):
+    out = tmp_path / "run"
+    assert score("--model", checkpoint, "--out", out, "--limit", "4", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_another_runs_output_is_kept(checkpoint, results, capsys):
+    before = (results / "summary.json").read_bytes()
+    assert score("--model", checkpoint, "--out", results) == 2
+    assert "already holds a run (idsds of resnet10t on digits" in capsys.readouterr().err
+    assert (results / "summary.json").read_bytes() == before
+
+
+def test_a_checkpoint_of_other_classes_is_refused(tmp_path, capsys):
+    save_checkpoint(tmp_path / "m", small_convnext(5), deletion=DeletionSpec(), classes=list("abcde"), training={})
+    assert score("--model", tmp_path / "m", "--out", tmp_path / "run") == 2
+    assert "has 5 classes, digits (val) has 10" in capsys.readouterr().err
+    save_checkpoint(
+        tmp_path / "n",
+        small_convnext(10),
+        deletion=DeletionSpec(PatchGrid(2, 2)),
+        classes=list("abcdefghij"),
+        training={},
+    )
+    assert score("--model", tmp_path / "n", "--out", tmp_path / "run") == 2
+    assert "'a' where the data has '0'" in capsys.readouterr().err
+
+
+def test_methods_no_better_than_edges_are_flagged(checkpoint, tmp_path, capsys):
+    assert (
+        score(
+            "--model",
+            checkpoint,
+            "--attributions",
+            "ixg|abs",
+            "occlusion(kernel=16, stride=16)",
+            "--limit",
+            "40",
+            "--out",
+            tmp_path / "run",
+        )
+        == 0
+    )
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line[:2].strip().isdigit()}
+    assert "not above edge" not in lines["occlusion(kernel=16,"]
+    scores = {
+        entry["attribution"]: entry for entry in json.loads((tmp_path / "run" / "summary.json").read_text())["scores"]
+    }
+    flagged = not scores["ixg|abs"]["ci95"][0] > scores["edge"]["ci95"][1]
+    assert ("not above edge" in lines["ixg|abs"]) == flagged

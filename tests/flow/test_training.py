@@ -1,0 +1,146 @@
+"""`training.patch_finetune` as a command: what it writes, resuming after a kill, what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from scipy.stats import chisquare
+
+from core import DeletionSpec
+from core.cli import run_command
+from training.patch_finetune import finetune
+
+TINY = ["--model", "test_convnext", "--train-images", "96", "--val-images", "40", "--batch-size", "16", "--epochs", "3"]
+COMMAND = [sys.executable, "-m", "training.patch_finetune"]
+
+
+def train(*arguments):
+    return run_command(finetune, arguments=[str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert train("--out", out, *TINY) == 0
+    return out
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes(), (folder / "last" / "model.safetensors").read_bytes()
+
+
+def test_the_checkpoint_is_complete_and_timm_loads_it(trained):
+    for name in (
+        "model.safetensors",
+        "config.json",
+        "training.json",
+        "README.md",
+        "lightning/best.ckpt",
+        "lightning/last.ckpt",
+    ):
+        assert (trained / name).is_file(), name
+    assert timm.create_model(f"local-dir:{trained}", pretrained=True).num_classes == 10
+    training = json.loads((trained / "training.json").read_text())
+    assert set(training["metrics"]) == {"accuracy", "accuracy_deleted"}
+    assert training["settings"]["optimizer"] == "adamw"
+    assert training["data"]["n_train"] == 96
+    assert json.loads((trained / "config.json").read_text())["deletion"] == DeletionSpec().to_dict()
+
+
+def test_logs_hold_loss_and_both_accuracies(trained):
+    logged = pd.read_csv(trained / "logs" / "metrics.csv")
+    assert {"train/loss_epoch", "val/accuracy", "val/accuracy_deleted"} <= set(logged)
+    assert logged["val/accuracy"].notna().sum() == 3
+    assert list((trained / "logs").glob("events.out.tfevents*"))
+
+
+def test_the_record_of_deletions_is_what_the_key_says(trained):
+    tables = [pd.read_parquet(trained / "deletions" / f"epoch{epoch:03d}-rank0.parquet") for epoch in range(3)]
+    for epoch, table in enumerate(tables):
+        assert sorted(table["index"]) == list(range(96))
+        expected = DeletionSpec().sample_cells(0, epoch, torch.from_numpy(table["index"].to_numpy()))
+        np.testing.assert_array_equal(table["cell"], expected)
+    cells = pd.concat(tables)["cell"]
+    assert chisquare([(cells == -1).sum(), (cells >= 0).sum()]).pvalue > 1e-4
+
+
+def test_killed_and_resumed_equals_uninterrupted(trained, tmp_path):
+    out = tmp_path / "killed"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [*COMMAND, "--out", out, *TINY], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 240
+    while not (out / "lightning" / "last.ckpt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "training ended before it was killed"
+    assert not (out / "model.safetensors").exists()
+    assert train("--out", out, *TINY, "--resume") == 0
+    assert weights(out) == weights(trained)
+
+
+def test_resuming_a_finished_run_changes_nothing(trained, tmp_path):
+    before = weights(trained)
+    assert train("--out", trained, *TINY, "--resume") == 0
+    assert weights(trained) == before
+
+
+def test_seeds_differ(trained, tmp_path):
+    assert train("--out", tmp_path / "other", *TINY, "--epochs", "1", "--seed", "1") == 0
+    assert weights(tmp_path / "other") != weights(trained)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume", "--lr", "0.5"], "--resume with another lr"),
+        ([], "already holds a training run; pass --resume, --overwrite"),
+    ],
+)
+def test_a_run_is_not_overwritten_unasked(trained, capsys, arguments, message):
+    before = weights(trained)
+    assert train("--out", trained, *TINY, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert weights(trained) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "imagefolder:nowhere"], "no folder nowhere"),
+        (["--data", "digitz"], "did you mean digits"),
+        (["--model", "resnett18"], "did you mean"),
+        (["--grid", "5"], "5×5 grid does not divide 64×64"),
+        (["--fill", "zero"], "did you mean zeros"),
+        (["--deletion-probability", "2"], "probability must lie in"),
+        (["--train-images", "8"], "fewer than one batch"),
+        (["--model-args.nonsense", "1"], "timm could not build"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, message):
+    out = tmp_path / "run"
+    assert train("--out", out, "--model", "test_convnext", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_class_counts_must_match(trained, tmp_path, capsys):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for kind in ("a", "b"):
+            (tmp_path / split / kind).mkdir(parents=True)
+            Image.new("RGB", (70, 80)).save(tmp_path / split / kind / "x.png")
+    assert train("--out", tmp_path / "run", "--model", trained, "--data", f"imagefolder:{tmp_path}") == 2
+    assert "has 10 classes" in capsys.readouterr().err
