@@ -116,7 +116,7 @@ def _paint(canvas: Array, opacity: Array, rows: slice, cols: slice, color: Array
 def _place(rng: np.random.Generator, count: int) -> list[tuple[float, NDArray[np.floating]]]:
     """Sides and centres (shares of the image) of `count` digits that don't overlap much."""
     if count == 1:
-        side = rng.uniform(0.6, 0.85)
+        side = rng.uniform(0.65, 0.9)
         return [(side, rng.uniform(side / 2, 1 - side / 2, 2))]
     quarters = rng.permutation(4)[:count]
     return [
@@ -137,7 +137,7 @@ def render_scene(seed: int, split: str, index: int, size: int, digits: tuple[int
         keep = rng.integers(GLYPH // 4, GLYPH // 2)
         start = rng.integers(0, GLYPH - keep)
         piece[: start + 1] = piece[start + keep + 1 :] = 0
-        stamp = _stamp(piece, size, rng.uniform(0.25, 0.5), rng.uniform(0.05, 0.95, 2), rng.uniform(0, 2 * np.pi))
+        stamp = _stamp(piece, size, rng.uniform(0.25, 0.45), rng.uniform(0.05, 0.95, 2), rng.uniform(0, 2 * np.pi))
         _paint(canvas, *stamp, rng.uniform(0, 1, 3).astype(np.float32))
     count = int(rng.integers(digits[0], digits[1] + 1))
     classes = rng.permutation(10)[:count]
