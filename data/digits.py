@@ -24,9 +24,9 @@ from core.errors import InputError
 from data.base import DATA, ImageData
 
 VERSION = 1
-SPLITS = {"train": range(7), "val": range(7, 10)}
+SPLITS = {"train": range(8), "val": range(8, 10)}
 """Which residues of the source digit's number, modulo 10, belong to a split."""
-COUNTS = {"train": 4096, "val": 1024}
+COUNTS = {"train": 8192, "val": 1024}
 GLYPH = 32
 """Side of the smoothed source digits, from which scenes sample; kept with a border of one pixel."""
 Array = NDArray[np.float32]
@@ -144,7 +144,7 @@ def render_scene(seed: int, split: str, index: int, size: int, digits: tuple[int
     mask = np.zeros((size, size), dtype=np.uint8)
     for number, ((side, center), label) in enumerate(zip(_place(rng, count), classes, strict=True), start=1):
         glyph = glyphs[rng.choice(own[labels[own] == label])]
-        opacity, rows, cols = _stamp(glyph, size, side, center, rng.uniform(-0.35, 0.35))
+        opacity, rows, cols = _stamp(glyph, size, side, center, rng.uniform(-0.3, 0.3))
         _paint(canvas, opacity, rows, cols, _contrasting_color(rng, canvas[:, rows, cols]))
         mask[rows, cols][opacity > 0.5] = number
     canvas += 0.02 * rng.standard_normal((1, size, size), dtype=np.float32)

@@ -86,8 +86,6 @@ class KeyedBatches(Sampler[list[tuple[int, int]]]):
     def __init__(self, count: int, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1):
         if shuffle and batch_size % world:
             raise InputError(f"--batch-size {batch_size} is the whole batch and must be a multiple of {world} devices")
-        if shuffle and count < batch_size:
-            raise InputError(f"{count} training images are fewer than one batch of {batch_size}; lower --batch-size")
         self.count, self.batch_size, self.shuffle, self.seed = count, batch_size, shuffle, seed
         self.rank, self.world, self.epoch = rank, world, 0
 

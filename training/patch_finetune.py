@@ -112,6 +112,7 @@ def finetune(
 
     size = input_size or (64 if data.partition(":")[0] == "digits" else None)
     classes = len(open_data(data, "train", count=1).classes)
+    torch.manual_seed(seed)
     checkpoint = load_model(
         recipe.model,
         arch=arch,
@@ -128,10 +129,13 @@ def finetune(
         open_data(data, split, size=backbone.input_size[0], seed=seed, count=count)
         for split, count in (("train", train_images), ("val", val_images))
     )
+    if len(train) < recipe.batch_size:
+        raise InputError(
+            f"{len(train)} training images are fewer than one batch of {recipe.batch_size}; lower --batch-size"
+        )
     if train.classes != val.classes:
         raise InputError(f"{data} has other classes in train than in val")
 
-    torch.manual_seed(seed)
     workers = workers if workers is not None else (0 if data.partition(":")[0] == "digits" else 8)
     module = PatchFineTuner(backbone.to(memory_format=torch.channels_last), deletion, recipe, seed, out / "deletions")  # type: ignore[call-overload]
     batches = PatchData(train, val, backbone.data_config, recipe, seed, workers, skip_corrupt)
@@ -184,15 +188,9 @@ def _make_trainer(
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
-    keep = ModelCheckpoint(
-        out / "lightning",
-        filename="best",
-        monitor="val/accuracy_deleted",
-        mode="max",
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+    folder = {"dirpath": out / "lightning", "save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(filename="best", monitor="val/accuracy_deleted", mode="max", **folder)
+    last = ModelCheckpoint(filename="last", **folder)
     return L.Trainer(
         max_epochs=recipe.epochs,
         accelerator=accelerator,
@@ -200,8 +198,8 @@ def _make_trainer(
         num_nodes=num_nodes,
         strategy=strategy,
         precision=precision,  # type: ignore[arg-type]
-        logger=[CSVLogger(out, "logs", ""), TensorBoardLogger(out, "logs", "")],
-        callbacks=[keep, TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 0)],
+        logger=[CSVLogger(out, "logs"), TensorBoardLogger(out, "logs")],
+        callbacks=[best, last, TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 0)],
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
@@ -219,9 +217,8 @@ def _export(
     parent: str | None,
 ) -> None:
     """The best epoch's weights to `out`, the last one's to `out/last`."""
-    keep = trainer.checkpoint_callback
-    assert isinstance(keep, ModelCheckpoint)
-    for folder, file in ((out / "last", keep.last_model_path), (out, keep.best_model_path)):
+    for folder, name in ((out / "last", "last"), (out, "best")):
+        file = out / "lightning" / f"{name}.ckpt"
         content = torch.load(file, "cpu", weights_only=True)
         prefix = "backbone.model."
         state = {

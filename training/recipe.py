@@ -51,9 +51,9 @@ PUBLISHED = Recipe(model="resnet50", epochs=30, batch_size=256, lr=1e-3)
 
 EMBEDDED = Recipe(
     model="resnet10t",
-    epochs=10,
+    epochs=6,
     batch_size=32,
-    lr=4e-3,
+    lr=5e-3,
     optimizer="adamw",
     weight_decay=0.05,
     schedule="onecycle",

@@ -52,21 +52,22 @@ def test_the_checkpoint_is_complete_and_timm_loads_it(trained):
     assert set(training["metrics"]) == {"accuracy", "accuracy_deleted"}
     assert training["settings"]["optimizer"] == "adamw"
     assert training["data"]["n_train"] == 96
+    assert json.loads((trained / "last" / "training.json").read_text())["epoch"] == 2
     assert json.loads((trained / "config.json").read_text())["deletion"] == DeletionSpec().to_dict()
 
 
 def test_logs_hold_loss_and_both_accuracies(trained):
-    logged = pd.read_csv(trained / "logs" / "metrics.csv")
+    logged = pd.read_csv(trained / "logs" / "version_0" / "metrics.csv")
     assert {"train/loss_epoch", "val/accuracy", "val/accuracy_deleted"} <= set(logged)
     assert logged["val/accuracy"].notna().sum() == 3
-    assert list((trained / "logs").glob("events.out.tfevents*"))
+    assert list((trained / "logs").rglob("events.out.tfevents*"))
 
 
 def test_the_record_of_deletions_is_what_the_key_says(trained):
     tables = [pd.read_parquet(trained / "deletions" / f"epoch{epoch:03d}-rank0.parquet") for epoch in range(3)]
     for epoch, table in enumerate(tables):
         assert sorted(table["index"]) == list(range(96))
-        expected = DeletionSpec().sample_cells(0, epoch, torch.from_numpy(table["index"].to_numpy()))
+        expected = DeletionSpec().sample_cells(0, epoch, torch.tensor(table["index"].to_numpy()))
         np.testing.assert_array_equal(table["cell"], expected)
     cells = pd.concat(tables)["cell"]
     assert chisquare([(cells == -1).sum(), (cells >= 0).sum()]).pvalue > 1e-4
@@ -122,7 +123,7 @@ def test_a_run_is_not_overwritten_unasked(trained, capsys, arguments, message):
         (["--grid", "5"], "5×5 grid does not divide 64×64"),
         (["--fill", "zero"], "did you mean zeros"),
         (["--deletion-probability", "2"], "probability must lie in"),
-        (["--train-images", "8"], "fewer than one batch"),
+        (["--train-images", "8"], "8 training images are fewer than one batch of 32"),
         (["--model-args.nonsense", "1"], "timm could not build"),
     ],
 )

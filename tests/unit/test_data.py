@@ -196,5 +196,3 @@ def test_evaluation_batches_keep_their_images_and_none_is_repeated(count, world)
 def test_batches_that_cannot_be_made_are_refused():
     with pytest.raises(InputError, match="multiple of 3 devices"):
         KeyedBatches(100, 10, shuffle=True, world=3)
-    with pytest.raises(InputError, match="fewer than one batch"):
-        KeyedBatches(5, 10, shuffle=True)
