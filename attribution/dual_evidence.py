@@ -83,7 +83,7 @@ class RegionIntervention(Attribution):
         model: nn.Module,
         layer: str | None = None,
         *,
-        grid: int | tuple[int, int] | PatchGrid = 8,
+        grid: int | tuple[int, ...] | PatchGrid = 8,
         fill: str = "zeros",
         **common: Any,
     ):
@@ -157,7 +157,7 @@ class DualEvidence(RegionIntervention):
         layer: str | None = None,
         *,
         gradient: str = "ega",
-        lambda_: float = 1.0,
+        lambda_: float | int = 1.0,
         source_layer: str = "final",
         **common: Any,
     ):
@@ -195,7 +195,7 @@ class DualEvidence(RegionIntervention):
         return Passes(self._cells + 1, 0) if self.lambda_ == 0 else Passes(self._cells + 2, 1)
 
 
-def make_grid(grid: int | tuple[int, int] | PatchGrid) -> PatchGrid:
+def make_grid(grid: int | tuple[int, ...] | PatchGrid) -> PatchGrid:
     """8, (8, 8) and PatchGrid(8, 8) are one grid."""
     if isinstance(grid, PatchGrid):
         return grid
