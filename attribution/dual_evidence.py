@@ -64,7 +64,6 @@ class ElementWiseGradientActivation(GradientEvidence):
     source = "ega"
 
 
-@register_attribution("region", aliases=("region-intervention",))
 class RegionIntervention(Attribution):
     """The positive drop of the target logit when a cell of a fixed grid is filled, scaled to [0, 1].
 
@@ -133,7 +132,6 @@ class RegionIntervention(Attribution):
         return Passes(self._cells + 1, 0)
 
 
-@register_attribution("dea", aliases=("dual-evidence",))
 class DualEvidence(RegionIntervention):
     """Dual-evidence attribution (Sakib et al. 2026): I + λ·a·G with a = 1 − |G − I|, in [0, 1].
 
@@ -193,6 +191,10 @@ class DualEvidence(RegionIntervention):
     @property
     def passes(self) -> Passes:
         return Passes(self._cells + 1, 0) if self.lambda_ == 0 else Passes(self._cells + 2, 1)
+
+
+register_attribution("region", aliases=("region-intervention",))(RegionIntervention)
+register_attribution("dea", aliases=("dual-evidence",))(DualEvidence)
 
 
 def make_grid(grid: int | tuple[int, ...] | PatchGrid) -> PatchGrid:

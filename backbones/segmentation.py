@@ -15,18 +15,19 @@ import timm
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
+from torchvision.models.segmentation import LRASPP
 
 from backbones.backbone import Explainable
 from backbones.split import Layout, Split, Step, flatten_steps, identity, run_steps
-from backbones.timm_models import check_model_name, create_backbone
+from backbones.timm_models import create_backbone
 from core.errors import InputError, unknown_name
 from core.resize import resize_maps
 
 SKIP_STRIDE = 8
-"""The coarsest stride of the earlier map that an FCN looks at."""
+"""The coarsest stride of the earlier map that an FCN looks at, where timm's feature maps are all there is."""
 
 
 class Segmenter(Explainable):
@@ -87,33 +88,36 @@ class TorchvisionSegmenter(Segmenter):
         """Steps and head; the last step of LRASPP is named "fuse"."""
         backbone, classifier = self.model.get_submodule("backbone"), self.model.get_submodule("classifier")
         children = [(f"backbone.{name}", child) for name, child in backbone.named_children()]
-        if not self.name.startswith("lraspp"):
-            steps = [step for path, child in children for step in flatten_steps(path, child)]
-            *inner, last = flatten_steps("classifier", classifier)
-            taps = {"middle": "backbone.layer2", "final": "backbone.layer4"}
-            return Layout((*steps, *inner), last.run, taps)
-        low = next(name for name, role in backbone.return_layers.items() if role == "low")  # type: ignore[operator]
-        cut = [path for path, _ in children].index(f"backbone.{low}") + 1
-        steps = tuple(Step(path, child) for path, child in children)
+        if isinstance(self.model, LRASPP):
+            return _lraspp_layout(children, backbone, classifier)
+        steps = [step for path, child in children for step in flatten_steps(path, child)]
+        *inner, last = flatten_steps("classifier", classifier)
+        return Layout((*steps, *inner), last.run, {"middle": "backbone.layer2", "final": "backbone.layer4"})
 
-        def fuse(low_map: Tensor) -> Tensor:
-            high = run_steps(steps[cut:], low_map.clone())
-            high = classifier.cbr(high) * classifier.scale(high)  # type: ignore[operator]
-            return torch.cat([low_map, resize_maps(high, (low_map.shape[-2], low_map.shape[-1]))], dim=1)
 
-        def head(fused: Tensor) -> Tensor:
-            channels = classifier.low_classifier.in_channels
-            return classifier.low_classifier(fused[:, :channels]) + classifier.high_classifier(fused[:, channels:])  # type: ignore[operator]
+def _lraspp_layout(children: list[tuple[str, nn.Module]], backbone: Any, classifier: Any) -> Layout:
+    low = next(name for name, role in backbone.return_layers.items() if role == "low")
+    cut = [path for path, _ in children].index(f"backbone.{low}") + 1
+    steps = tuple(Step(path, child) for path, child in children)
+    channels = classifier.low_classifier.in_channels
 
-        return Layout((*steps[:cut], Step("fuse", fuse)), head, {"middle": steps[cut - 1].path, "final": "fuse"})
+    def fuse(low_map: Tensor) -> Tensor:
+        high = run_steps(steps[cut:], low_map.clone())
+        return join_maps(low_map, classifier.cbr(high) * classifier.scale(high))
+
+    def head(fused: Tensor) -> Tensor:
+        return classifier.low_classifier(fused[:, :channels]) + classifier.high_classifier(fused[:, channels:])
+
+    return Layout((*steps[:cut], Step("fuse", fuse)), head, {"middle": steps[cut - 1].path, "final": "fuse"})
 
 
 class FcnSegmenter(Segmenter):
-    """A 1×1 classifier on the last map of a backbone, and on an earlier one of stride 8 or less.
+    """A 1×1 classifier on the last map of a backbone and on its middle layer (stride 8 in most).
 
-    Both maps stand side by side at the earlier map's resolution, which is the final layer: one 1×1
+    Both maps stand side by side at the middle layer's resolution, which is the final layer: one 1×1
     convolution over them equals the sum of one on each (the skip of FCN; Long et al. 2015).
-    Families without a layout offer the layers "input" and "final" only.
+    A family without a layout lends the last of timm's feature maps and the coarsest of stride 8 or
+    less, and offers the layers "input" and "final" only.
     """
 
     def __init__(self, name: str, encoder: nn.Module, num_classes: int, data_config: dict[str, Any]):
@@ -247,7 +251,7 @@ def _read_weights(name: str, pretrained: bool, weights: Path | str | None) -> di
     published = get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
     return _read(
         lambda: published.get_state_dict(progress=False, check_hash=True, weights_only=True),
-        f"no pretrained weights for {name}; is there a network? a downloaded file of {published.url} can be given as weights=FILE",
+        f"no pretrained weights for {name}; is there a network? else download {published.url} and give weights=FILE",
     )
 
 
@@ -266,9 +270,7 @@ def _read(load: Callable[[], Any], refusal: str) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if not key.startswith("aux_classifier.")}
 
 
-def _torchvision_segmenter(
-    name: str, num_classes: int | None, state: dict[str, Tensor] | None
-) -> TorchvisionSegmenter:
+def _torchvision_segmenter(name: str, num_classes: int | None, state: dict[str, Tensor] | None) -> TorchvisionSegmenter:
     last_layers = TORCHVISION[name]
     known = num_classes or 21
     if state is not None:
@@ -289,6 +291,3 @@ def _torchvision_segmenter(
             last: Any = model.get_submodule(path)
             setattr(model.get_submodule(parent), attribute, nn.Conv2d(last.in_channels, num_classes, 1))
     return TorchvisionSegmenter(name, model, num_classes or known)
-
-
-__all__ = ["TORCHVISION", "FcnSegmenter", "Segmenter", "TorchvisionSegmenter", "check_model_name", "create_segmenter"]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,6 +21,7 @@ from core.resize import resize_maps
 from core.results import atomic_file
 
 DPI = 150
+MARKERS = "os^vDP*X<>"
 Values = NDArray[np.floating]
 
 
@@ -80,13 +84,12 @@ def plot_scatter(
     shown = {name: xy for name, xy in points.items() if np.isfinite(xy).all()}
     positive = [x for x, _ in shown.values() if x > 0]
     edge = min(positive, default=1) / 3
-    for color, (name, (x, y)) in zip(_colors(len(shown)), shown.items(), strict=True):
+    for color, marker, (name, (x, y)) in zip(_colors(len(shown)), cycle(MARKERS), shown.items(), strict=False):
         free = log_x and x <= 0
         x = edge if free else x
         if intervals and name in intervals:
             axes.plot([x, x], intervals[name], color=color, linewidth=1)
-        axes.plot(x, y, "o", color=color, markersize=6)
-        axes.annotate(f"{name} (0)" if free else name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.plot(x, y, marker, color=color, markersize=7, linestyle="none", label=f"{name} (0)" if free else name)
     if log_x:
         axes.set_xscale("log")
     axes.margins(0.15)
@@ -94,6 +97,7 @@ def plot_scatter(
     note = f"undefined: {', '.join(missing)}" if missing else ""
     axes.set(xlabel=x_label, ylabel=y_label, title="\n".join(filter(None, [title, note])))
     axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return save(figure, path)
 
 
@@ -121,7 +125,10 @@ def plot_examples(
     figure = Figure(figsize=(1.6 * columns, 1.6 * rows + 0.3))
     grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.04})
     for row in range(rows):
-        shown = [("image", None), *((name, resize_maps(m[row : row + 1].float(), size)[0, 0]) for name, m in maps.items())]
+        shown = [
+            ("image", None),
+            *((name, resize_maps(m[row : row + 1].float(), size)[0, 0]) for name, m in maps.items()),
+        ]
         for axes, (name, values) in zip(grid[row], shown, strict=True):
             if values is None:
                 picture = images[row].clamp(0, 1).movedim(0, -1).cpu().numpy()
@@ -138,14 +145,14 @@ def plot_examples(
     return save(figure, path)
 
 
-def frame_region(axes: mpl.axes.Axes, region: Bool[Tensor, "height width"]) -> None:  # type: ignore[name-defined]
+def frame_region(axes: Axes, region: Bool[Tensor, "height width"]) -> None:
     """Draw the outline of a region along its pixels' edges."""
     mask = np.pad(region.cpu().numpy(), 1)
     below = np.argwhere(mask[1:] != mask[:-1])
     right = np.argwhere(mask[:, 1:] != mask[:, :-1])
     lines = [[(x - 1.5, y - 0.5), (x - 0.5, y - 0.5)] for y, x in below]
     lines += [[(x - 0.5, y - 1.5), (x - 0.5, y - 0.5)] for y, x in right]
-    axes.add_collection(mpl.collections.LineCollection(lines, colors="#0a0", linewidths=1.2))  # type: ignore[attr-defined]
+    axes.add_collection(LineCollection(lines, colors="#0a0", linewidths=1.2))
 
 
 def _colors(count: int) -> list[tuple[float, ...]]:

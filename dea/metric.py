@@ -78,7 +78,13 @@ class DeletionDrops(PairMetric):
         self.settings = {"fractions": tuple(fractions), "fill": fill, "upsample": upsample, "chunk": chunk}
 
     def update(
-        self, model: Model, images: Tensor, regions: Tensor, classes: Tensor, maps: Tensor, indices: Tensor | None = None
+        self,
+        model: Model,
+        images: Tensor,
+        regions: Tensor,
+        classes: Tensor,
+        maps: Tensor,
+        indices: Tensor | None = None,
     ) -> None:
         """Add a batch of pairs: images (B, C, H, W), regions (B, H, W), classes (B,), maps (B, 1, h, w)."""
         drops = deletion_drops(model, images, regions, classes, maps, **self.settings)
@@ -101,7 +107,13 @@ class InsertionScore(PairMetric):
         self.settings = {"fractions": tuple(fractions), "fill": fill, "upsample": upsample, "chunk": chunk}
 
     def update(
-        self, model: Model, images: Tensor, regions: Tensor, classes: Tensor, maps: Tensor, indices: Tensor | None = None
+        self,
+        model: Model,
+        images: Tensor,
+        regions: Tensor,
+        classes: Tensor,
+        maps: Tensor,
+        indices: Tensor | None = None,
     ) -> None:
         """Add a batch of pairs: images (B, C, H, W), regions (B, H, W), classes (B,), maps (B, 1, h, w)."""
         scores = insertion_scores(model, images, regions, classes, maps, **self.settings)

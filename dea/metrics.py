@@ -72,9 +72,7 @@ def deletion_drops(
         InputError: shapes that don't fit, NaN in maps, fractions outside [0, 1], an unknown fill.
     Source: Sakib et al. 2026.
     """
-    curves = deletion_curves(
-        model, images, regions, classes, maps, fractions, fill, upsample=upsample, chunk=chunk
-    )
+    curves = deletion_curves(model, images, regions, classes, maps, fractions, fill, upsample=upsample, chunk=chunk)
     return curves.target.mean(dim=1), curves.off_target.mean(dim=1)
 
 
@@ -204,7 +202,9 @@ def class_probabilities(model: Model, images: Tensor) -> Float[Tensor, "b k h w"
     return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
 
 
-def pixel_order(maps: Float[Tensor, "b 1 h w"], size: tuple[int, int], upsample: str = "bilinear") -> Int[Tensor, "b n"]:
+def pixel_order(
+    maps: Float[Tensor, "b 1 h w"], size: tuple[int, int], upsample: str = "bilinear"
+) -> Int[Tensor, "b n"]:
     """Rank of each pixel, 0 = most attributed, (B, H·W); ties go in reading order."""
     order = resize_maps(maps, size, upsample).flatten(1).argsort(dim=1, descending=True, stable=True)
     steps = torch.arange(order.shape[1], device=order.device).expand_as(order)

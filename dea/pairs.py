@@ -111,7 +111,8 @@ def select_pairs(
 def _check(annotations: Tensor, predictions: Tensor, thresholds: tuple[float, float, float], region: str) -> None:
     if annotations.dim() != 3 or annotations.shape != predictions.shape:
         raise InputError(
-            f"expected annotations and predictions (B, H, W) of one size, got {tuple(annotations.shape)} and {tuple(predictions.shape)}"
+            f"expected annotations and predictions (B, H, W) of one size, got {tuple(annotations.shape)} "
+            f"and {tuple(predictions.shape)}"
         )
     if annotations.is_floating_point() or predictions.is_floating_point():
         raise InputError(f"expected integer classes, got {annotations.dtype} and {predictions.dtype}")

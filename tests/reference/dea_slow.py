@@ -42,7 +42,9 @@ def drops(model, image, region, c, values, fractions, kind):
     for fraction in fractions:
         after = probabilities(model, fill(image, top_pixels(values, fraction), kind))
         target = np.mean([whole[c, y, x] - after[c, y, x] for y, x in np.argwhere(region)])
-        off = np.mean([abs(whole[k, y, x] - after[k, y, x]) for y, x in np.argwhere(~region) for k in [predicted[y, x]]])
+        off = np.mean(
+            [abs(whole[k, y, x] - after[k, y, x]) for y, x in np.argwhere(~region) for k in [predicted[y, x]]]
+        )
         found.append((target, off))
     return np.array(found).T
 

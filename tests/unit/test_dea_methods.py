@@ -35,7 +35,9 @@ def segmenter():
 def dense():
     """A segmentation network of the user's own: logits at image size from two modules."""
     torch.manual_seed(1)
-    features = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU())
+    features = nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU()
+    )
     head = nn.Sequential(nn.Conv2d(8, CLASSES, 1), nn.Upsample(scale_factor=2, mode="bilinear"))
     return Backbone(features, head, {"middle": "1", "final": "3"}).eval()
 
@@ -156,7 +158,7 @@ def test_a_cell_that_alone_is_read_is_the_whole_map():
 
 @pytest.mark.parametrize(("height", "width"), [(10, 7), (3, 16), (64, 64)])
 def test_cells_cover_every_position_and_differ_by_a_pixel(segmenter, height, width):
-    images, regions, classes = pairs(size=64)
+    _, regions, classes = pairs(size=64)
     explain = create_attribution("region", SegmentationTarget(segmenter, regions, classes))
     index = explain.cell_index(height, width)
     rows, cols = min(8, height), min(8, width)
@@ -249,7 +251,7 @@ def test_passes_and_settings_are_recorded(segmenter):
 
 
 def test_bad_settings_are_refused(segmenter):
-    images, regions, classes = pairs(size=64)
+    _, regions, classes = pairs(size=64)
     target = SegmentationTarget(segmenter, regions, classes)
     for text, message in (
         ("dea(gradient=gpu)", "did you mean gpa"),

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from torchvision.models import get_model
 
 from attribution import select_logits
-from backbones import Segmenter, SegmentationTarget, create_segmenter
+from backbones import SegmentationTarget, Segmenter, create_segmenter
 from backbones.segmentation import TORCHVISION
 from core import InputError
 
@@ -95,7 +95,7 @@ def test_weights_that_cannot_be_had_or_do_not_fit_are_refused(tmp_path, monkeypa
         with pytest.raises(InputError, match=message) as caught:
             create_segmenter(name, **arguments)
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="did you mean.*fcn_resnet50"):
+    with pytest.raises(InputError, match=r"did you mean.*fcn_resnet50"):
         create_segmenter("fcn_resnet5", 3)
     with pytest.raises(InputError, match="needs num_classes"):
         create_segmenter("resnet10t")
@@ -229,8 +229,9 @@ def test_bad_targets_are_refused():
     ):
         with pytest.raises(InputError, match=message):
             aim(target, *given)
+    targets = target.aim(regions, classes + 4)
+    logits = target(images)
     with pytest.raises(InputError, match="targets must lie in"):
-        targets = target.aim(regions, classes + 4)
-        select_logits(target(images), targets)
+        select_logits(logits, targets)
     with pytest.raises(InputError, match=r"gives logits \(B, K, h, w\)"):
         inspect.unwrap(SegmentationTarget.pair_logits)(target, torch.zeros(2, 3))
