@@ -1,8 +1,8 @@
 """Dual-evidence attribution: what the gradients say and what an intervention says, where they agree.
 
-Sakib et al. 2026 (2603.22624), with the choices that the paper's text leaves open; `dea/README.md`
-lists them. On a segmentation network the methods explain a `SegmentationTarget`; on a classifier
-they explain its logit.
+After Sakib et al. 2026 (2603.22624); what goes beyond the idea of the paper, formula and defaults
+included, is this suite's own and listed in `dea/README.md`. On a segmentation network the methods
+explain a `SegmentationTarget`; on a classifier they explain its logit.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class RegionIntervention(Attribution):
     grid gets one cell per position. Behind the input, cells of the layer are set to zero.
 
     Args:
-        grid: cells per side, or (rows, columns); 8 as published.
-        fill: what a cell of the image becomes; `zeros` is the data set's mean colour, as published.
+        grid: cells per side, or (rows, columns).
+        fill: what a cell of the image becomes; `zeros` is the data set's mean colour.
     """
 
     needs = "forward passes only"
@@ -133,7 +133,7 @@ class RegionIntervention(Attribution):
 
 
 class DualEvidence(RegionIntervention):
-    """Dual-evidence attribution (Sakib et al. 2026): I + λ·a·G with a = 1 − |G − I|, in [0, 1].
+    """Dual-evidence attribution (after Sakib et al. 2026): I + λ·a·G with a = 1 − |G − I|, in [0, 1].
 
     I is the evidence of the region intervention at the layer (by default the image), G the gradient
     evidence, brought to the size of I and scaled to [0, 1]. Where both agree the emphasis grows;

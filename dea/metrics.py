@@ -24,7 +24,7 @@ from core.statistics import pearson_rows
 from dea.perturbations import PERTURBATIONS
 
 FRACTIONS = tuple(percent / 100 for percent in range(5, 51, 5))
-"""The published shares of deleted pixels: 5, 10, …, 50 %."""
+"""The protocol's shares of deleted pixels: 5, 10, …, 50 %."""
 
 Model = Callable[[Tensor], Tensor]
 
@@ -70,7 +70,7 @@ def deletion_drops(
         TDD in [-1, 1], NaN where R is empty; ODD in [0, 1], NaN where R is the whole image. float64.
     Raises:
         InputError: shapes that don't fit, NaN in maps, fractions outside [0, 1], an unknown fill.
-    Source: Sakib et al. 2026.
+    Source: after Sakib et al. 2026; the formula is this suite's own.
     """
     curves = deletion_curves(model, images, regions, classes, maps, fractions, fill, upsample=upsample, chunk=chunk)
     return curves.target.mean(dim=1), curves.off_target.mean(dim=1)

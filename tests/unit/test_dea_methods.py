@@ -10,7 +10,7 @@ from torch import nn
 from attribution import ATTRIBUTIONS, create_attribution, list_attributions
 from attribution.dual_evidence import fuse_evidence, scale_to_one
 from attribution.spec import parameters_of
-from backbones import Backbone, SegmentationTarget, create_backbone, create_segmenter
+from backbones import Backbone, SegmentationTarget, Split, create_backbone, create_segmenter
 from core import InputError, PatchGrid
 from dea import DualEvidence
 from tests.reference import dea_slow
@@ -215,6 +215,28 @@ def test_on_a_classifier_at_every_layer(name, layer):
     for i in range(3):
         alone = create_attribution(name, model, layer, chunk=1)(images[i : i + 1], targets[i : i + 1])
         torch.testing.assert_close(alone[0], maps[i], rtol=0, atol=1e-9)
+
+
+def test_both_kinds_of_evidence_are_of_the_asked_cell():
+    """A grid setting has one head per cell; here head 0 reads the left half and head 1 the right one."""
+
+    class TwoHeads(nn.Module):
+        def split(self, layer, cell):
+            def rest(x):
+                half = x[..., :4] if cell == 0 else x[..., 4:]
+                return half.relu().sum(dim=(2, 3))
+
+            return Split(layer, lambda x: x, rest)
+
+    images = torch.rand(2, 3, 8, 8) + 0.1
+    left = torch.zeros(8, 8, dtype=torch.bool)
+    left[:, :4] = True
+    for cell, inside in ((0, left), (1, ~left)):
+        for weight in (0.0, 1.0):
+            explain = create_attribution("dea", TwoHeads(), cell=cell, grid=4, lambda_=weight)
+            maps = explain(images, torch.tensor([0, 2]))
+            assert (maps[:, 0, inside] > 0).all()
+            assert (maps[:, 0, ~inside] == 0).all()
 
 
 def test_passes_and_settings_are_recorded(segmenter):
