@@ -102,7 +102,7 @@ def _lraspp_layout(children: list[tuple[str, nn.Module]], backbone: Any, classif
     channels = classifier.low_classifier.in_channels
 
     def fuse(low_map: Tensor) -> Tensor:
-        high = run_steps(steps[cut:], low_map.clone())
+        high = run_steps(steps[cut:], low_map)
         return join_maps(low_map, classifier.cbr(high) * classifier.scale(high))
 
     def head(fused: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ def test_every_attribution_runs_on_segmentation_and_batched_equals_one_by_one(se
     images, model = images.double(), copy.deepcopy(segmenter).double()
     regions[1] = regions[0].flip(0)
     images[1] = images[0]  # one image, two regions
-    small = {"masks": 8, "samples": 2, "steps": 3}
+    small = {"masks": 8, "samples": 2, "steps": 3, "grid": 4}
     parameters = {key: value for key, value in small.items() if key in parameters_of(name)}
     target = SegmentationTarget(model, regions, classes)
     try:
@@ -206,14 +206,15 @@ def test_on_a_classifier_at_every_layer(name, layer):
     model = create_backbone("test_vit", num_classes=5, input_size=64).double().eval()
     images = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     targets = torch.tensor([0, 3, 4])
-    explain = create_attribution(name, model, layer)
+    small = {"grid": 4} if name in ("region", "dea") else {}
+    explain = create_attribution(name, model, layer, **small)
     maps = explain(images, targets)
     where = model.split(explain.layer)
     assert maps.shape[-2:] == where.to_map(where.stem(images)).shape[-2:]
     assert maps.isfinite().all()
     assert (maps >= 0).all()
     for i in range(3):
-        alone = create_attribution(name, model, layer, chunk=1)(images[i : i + 1], targets[i : i + 1])
+        alone = create_attribution(name, model, layer, chunk=1, **small)(images[i : i + 1], targets[i : i + 1])
         torch.testing.assert_close(alone[0], maps[i], rtol=0, atol=1e-9)
 
 

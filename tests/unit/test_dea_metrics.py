@@ -222,6 +222,9 @@ def test_ties_go_in_reading_order_and_coarse_maps_are_upsampled():
     assert pixel_order(torch.zeros(1, 1, 2, 3), (2, 3)).tolist() == [[0, 1, 2, 3, 4, 5]]
     assert pixel_order(torch.tensor([[[[1.0, 2.0, 2.0]]]]), (1, 3)).tolist() == [[2, 0, 1]]
     assert pixel_order(torch.tensor([[[[0.0, 1.0]]]]), (1, 4), "nearest").tolist() == [[2, 3, 0, 1]]
+    levels = torch.randint(0, 3, (2, 1, 64, 64), generator=torch.Generator().manual_seed(0)).float()
+    order = np.argsort(-levels.flatten(1).numpy(), axis=1, kind="stable")
+    np.testing.assert_array_equal(pixel_order(levels, (64, 64)).argsort(dim=1), order)
     images, regions, classes, _ = random_pairs(size=(8, 8))
     coarse = torch.randn(5, 1, 4, 4, dtype=torch.float64)
     fine = resize_maps(coarse, (8, 8), "bilinear")

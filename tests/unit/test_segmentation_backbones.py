@@ -1,6 +1,7 @@
 """Segmentation networks: equal to torchvision's own forward pass, cut anywhere, seen through regions."""
 
 import inspect
+import os
 import urllib.error
 
 import pytest
@@ -11,11 +12,21 @@ from torch.nn.functional import interpolate
 from torchvision.models import get_model
 
 from attribution import select_logits
-from backbones import SegmentationTarget, Segmenter, create_segmenter
+from backbones import Backbone, FcnSegmenter, SegmentationTarget, Segmenter, create_segmenter
 from backbones.segmentation import TORCHVISION
 from core import InputError
 
 TINY = {"channels": (8, 12, 16, 24), "stem_width": 8, "zero_init_last": False}
+
+
+class Intruder:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
 
 
 def tiny(classes=4):
@@ -29,8 +40,14 @@ def published(request):
     torch.manual_seed(0)
     name = request.param
     aux = {} if name.startswith("lraspp") else {"aux_loss": True}
-    theirs = get_model(name, weights=None, weights_backbone=None, num_classes=5, **aux).eval()
-    return name, theirs
+    theirs = get_model(name, weights=None, weights_backbone=None, num_classes=5, **aux)
+    # At its random start the signal dies out in the depth; with the right statistics every branch matters.
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        theirs.train()(torch.randn(4, 3, 64, 64))
+    return name, theirs.eval()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (49, 70)])
@@ -80,7 +97,7 @@ def test_weights_that_cannot_be_had_or_do_not_fit_are_refused(tmp_path, monkeypa
     torch.save({"model": {}}, tmp_path / "nested.pth")
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
     torch.save({"classifier.low_classifier.weight": torch.zeros(21, 40, 1, 1)}, tmp_path / "part.pth")
-    torch.save({"code": print}, tmp_path / "code.pth")
+    torch.save({"code": Intruder(str(tmp_path / "intruded"))}, tmp_path / "code.pth")
     for arguments, message in (
         ({"pretrained": True}, "is there a network.*lraspp_mobilenet_v3_large-d234d4ea.pth.*no route"),
         ({"weights": tmp_path / "none.pth"}, "no weight file"),
@@ -95,6 +112,7 @@ def test_weights_that_cannot_be_had_or_do_not_fit_are_refused(tmp_path, monkeypa
         with pytest.raises(InputError, match=message) as caught:
             create_segmenter(name, **arguments)
         assert "\n" not in str(caught.value)
+    assert not (tmp_path / "intruded").exists()
     with pytest.raises(InputError, match=r"did you mean.*fcn_resnet50"):
         create_segmenter("fcn_resnet5", 3)
     with pytest.raises(InputError, match="needs num_classes"):
@@ -104,17 +122,18 @@ def test_weights_that_cannot_be_had_or_do_not_fit_are_refused(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "layers"),
+    ("name", "arguments", "channels", "side"),
     [
-        ("resnet10t", TINY, ["input", "middle", "final"]),
-        ("test_vit", {}, ["input", "middle", "final"]),
-        ("test_convnext", {}, ["input", "middle", "final"]),
-        ("test_efficientnet", {}, ["input", "middle", "final"]),
-        ("ghostnet_050", {}, ["input", "final"]),
-        ("swin_tiny_patch4_window7_224", {"img_size": 64, "embed_dim": 12, "depths": (1, 1, 1, 1)}, ["input", "final"]),
+        ("resnet10t", TINY, 12 + 24, 8),
+        ("test_vit", {}, 64 + 64, 4),
+        ("test_convnext", {}, 32 + 64, 8),
+        ("test_efficientnet", {}, 24 + 256, 16),
+        # Families without a layout:
+        ("ghostnet_050", {}, 20 + 80, 8),
+        ("swin_tiny_patch4_window7_224", {"img_size": 64, "embed_dim": 12, "depths": (1, 1, 1, 1)}, 24 + 96, 8),
     ],
 )
-def test_an_fcn_on_any_timm_backbone_is_cut_anywhere(name, arguments, layers):
+def test_an_fcn_on_any_timm_backbone_is_cut_anywhere(name, arguments, channels, side):
     torch.manual_seed(0)
     model = create_segmenter(name, 4, input_size=64, **arguments).eval()
     assert isinstance(model, Segmenter)
@@ -124,7 +143,9 @@ def test_an_fcn_on_any_timm_backbone_is_cut_anywhere(name, arguments, layers):
         expected = model(images)
         assert expected.shape == (2, 4, 64, 64)
         assert expected.std() > 0
-        for layer in [*layers, *model.layers[-2:]]:
+        assert model.split("final").stem(images).shape == (2, channels, side, side)
+        assert ("middle" in model.layers) == (name not in ("ghostnet_050", "swin_tiny_patch4_window7_224"))
+        for layer in [*model.layers[:3], *model.layers[-2:]]:
             cut = model.split(layer)
             activations = cut.stem(images)
             kept = activations.clone()
@@ -149,6 +170,21 @@ def test_the_fcn_sees_an_early_and_the_last_map_and_learns():
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
     assert model.embed(images).shape == (2, 36)
+
+
+def test_the_fcn_on_an_encoder_that_writes_in_place():
+    torch.manual_seed(0)
+    first, later = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3, stride=2, padding=1)
+    encoder = Backbone(nn.Sequential(first, nn.ReLU(inplace=True), later), nn.Identity(), {"middle": "0"})
+    model = FcnSegmenter("toy", encoder, 3, {"input_size": (3, 16, 16)}).eval()
+    images = torch.randn(2, 3, 16, 16)
+    early, late = first(images), later(first(images).relu())
+    upsampled = interpolate(late, size=(16, 16), mode="bilinear", align_corners=False)
+    expected = model.classifier(torch.cat([early, upsampled], dim=1))
+    torch.testing.assert_close(model(images), expected)
+    for layer in ("input", "middle", "final"):
+        stem, rest = model.split(layer)
+        torch.testing.assert_close(rest(stem(images)), expected)
 
 
 def pairs(count=4, size=64):
