@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 Transform = Callable[[Tensor], Tensor]
@@ -13,6 +14,11 @@ Transform = Callable[[Tensor], Tensor]
 def identity(x: Tensor) -> Tensor:
     """x itself."""
     return x
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Probabilities (B, classes) of logits in which all classes compete."""
+    return torch.softmax(logits, dim=1)
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Split:
             has no place in the map (class tokens) gets weight 1.
         upsample: how a map of this layer is brought to image size (`bilinear`, or `nearest` for
             tokens), as published.
+        softmax: logits -> probabilities, among the logits that compete with each other.
     Unpacks as `stem, rest = split`.
     """
 
@@ -37,6 +44,7 @@ class Split:
     to_map: Transform = identity
     spread: Transform = identity
     upsample: str = "bilinear"
+    softmax: Transform = softmax
 
     def __iter__(self) -> Iterator[Transform]:
         yield self.stem
