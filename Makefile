@@ -19,7 +19,7 @@ $(VENV)/installed: pyproject.toml
 # Two stages, as published: a model that has seen whole images only, then fine-tuning with deleted cells.
 demo: install
 	$(BIN)/python -m training.patch_finetune --out $(RUNS)/base --deletion-probability 0 --overwrite
-	$(BIN)/python -m training.patch_finetune --out $(RUNS)/checkpoint --model $(RUNS)/base --epochs 5 --lr 1e-3 --overwrite
+	$(BIN)/python -m training.patch_finetune --out $(RUNS)/checkpoint --model $(RUNS)/base --epochs 3 --lr 1e-3 --overwrite
 	$(BIN)/python -m eval.idsds --model $(RUNS)/checkpoint --baseline $(RUNS)/base --limit 256 --out $(RUNS)/idsds --overwrite \
 		--attributions grad ixg ixg-sg ig ig-u gradcam occlusion 'occlusion(kernel=16, stride=16)'
 	@echo

@@ -51,7 +51,7 @@ PUBLISHED = Recipe(model="resnet50", epochs=30, batch_size=256, lr=1e-3)
 
 EMBEDDED = Recipe(
     model="resnet10t",
-    epochs=6,
+    epochs=5,
     batch_size=32,
     lr=5e-3,
     optimizer="adamw",
