@@ -1,0 +1,89 @@
+"""Class activation maps without gradients: feature maps weighted by what the model does with them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attribution.base import Passes, pair_chunks, register_attribution, select_logits, widen
+from attribution.cams import CAM
+from core.errors import InputError
+from core.resize import resize_maps
+
+
+@register_attribution("ablationcam", aliases=("Ablation-CAM",))
+class AblationCAM(CAM):
+    """Ablation-CAM (Desai and Ramaswamy 2020): a channel weighs what the logit loses without it.
+
+    The weight is (y − y_k) / |y|; the paper divides by y, which would turn the map of a negative
+    logit upside down. With tokens, a channel is that of all patch tokens.
+    """
+
+    needs = "forward passes, a feature map"
+    passes_in_words = ("channels + 1", "0")
+
+    def __init__(self, model: nn.Module, layer: str | None = None, **common: Any):
+        super().__init__(model, layer, **common)
+        self._channels: int | None = None
+
+    def weights(self, images: Tensor, activations: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
+        activations = activations.contiguous()  # `places` count in this order
+        places = self.channel_places(activations)
+        self._channels = len(places)
+        whole = self.scores(activations, targets)
+        ablated = whole.new_empty(len(activations), len(places))
+        for image, channel in pair_chunks(*ablated.shape, self.chunk, activations.device):
+            without = activations[image]
+            without.view(len(image), -1).scatter_(1, places[channel], 0)
+            ablated[image, channel] = self.scores(without, targets[image])
+        tiny = torch.finfo(whole.dtype).tiny
+        return ((whole[:, None] - ablated) / whole.abs().clamp(min=tiny)[:, None])[:, :, None, None]
+
+    def channel_places(self, activations: Tensor) -> Tensor:
+        """Where the channels of the map lie in flattened activations: (C, h·w) indices."""
+        numbers = torch.arange(activations[0].numel(), device=activations.device, dtype=torch.float64)
+        places = self.split.to_map(numbers.view(1, *activations.shape[1:]))[0].flatten(1).long()
+        if not torch.equal(activations[:1].flatten()[places], self.split.to_map(activations[:1])[0].flatten(1)):
+            raise InputError(f"ablationcam can't tell the channels of {self.model.name} at layer {self.layer!r}")
+        return places
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(math.nan if self._channels is None else self._channels + 1, 0)
+
+
+@register_attribution("scorecam", aliases=("Score-CAM",))
+class ScoreCAM(CAM):
+    """Score-CAM (Wang et al. 2020, algorithm 1): a channel weighs what the image keeps under its mask.
+
+    The mask is the feature map, brought to image size (bilinear) and scaled to [0, 1], as the paper
+    has it; it multiplies the image, and the softmax of the target logits over the channels are the
+    weights. Channels without contrast make no mask and get the weight 0.
+    """
+
+    needs = "forward passes, a feature map"
+    passes_in_words = ("channels", "0")
+
+    def __init__(self, model: nn.Module, layer: str | None = None, *, cell: int | None = None, **common: Any):
+        super().__init__(model, layer, cell=cell, **common)
+        self._whole = self.model.split("input", **({} if cell is None else {"cell": cell}))
+        self._channels: int | None = None
+
+    def weights(self, images: Tensor, activations: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
+        batch, self._channels = maps.shape[:2]
+        logits = maps.new_full((batch, self._channels), -torch.inf)
+        for image, channel in pair_chunks(batch, self._channels, self.chunk, maps.device):
+            masks = resize_maps(maps[image, channel].unsqueeze(1), tuple(images.shape[-2:]), "bilinear")
+            low, high = masks.amin(dim=(2, 3), keepdim=True), masks.amax(dim=(2, 3), keepdim=True)
+            masks = (masks - low) / torch.where(high == low, 1, high - low)
+            with torch.no_grad():
+                kept = select_logits(self._whole.rest(images[image] * masks.to(images.dtype)), targets[image])
+            logits[image, channel] = torch.where((high == low).flatten(), -torch.inf, widen(kept)).to(logits.dtype)
+        return logits.softmax(dim=1).nan_to_num(0)[:, :, None, None]
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(math.nan if self._channels is None else self._channels, 0)
