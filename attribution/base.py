@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +37,8 @@ class Attribution(ABC):
     default_layer: ClassVar[str] = "input"
     needs: ClassVar[str] = "gradients"
     """What the method asks of the model, as `--list-attributions` shows it."""
+    from_images: ClassVar[bool] = False
+    """Whether its passes start at the images, even if it explains a later layer."""
     passes_in_words: ClassVar[tuple[str, str] | None] = None
     """Forward and backward passes as text, for a method whose `passes` depend on the size of a layer."""
 
@@ -100,16 +102,20 @@ class Attribution(ABC):
 
 
 ATTRIBUTIONS: Registry[Callable[..., Any]] = Registry("attribution")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def register_attribution(
-    name: str, aliases: tuple[str, ...] = ()
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def register_attribution(name: str, aliases: tuple[str, ...] = ()) -> Callable[[F], F]:
     """Decorator: make `factory(model, layer, **parameters)` known as `name` to every command.
 
     The factory is an `Attribution` class, or any function that returns `(images, targets) → maps`.
     """
-    return ATTRIBUTIONS.decorator(name, aliases)
+
+    def register(factory: F) -> F:
+        ATTRIBUTIONS.register(name, factory, aliases)
+        return factory
+
+    return register
 
 
 def select_logits(logits: Tensor, targets: Tensor) -> Tensor:
@@ -131,9 +137,7 @@ def widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def pair_chunks(
-    images: int, points: int, chunk: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
+def pair_chunks(images: int, points: int, chunk: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Indices (image, point) of all pairs, up to `chunk` of them at a time; the images run fastest.
 
     The points of a chunk are consecutive, so what is made for a point is made for a whole batch.

@@ -82,6 +82,8 @@ class SmoothGradCAMPlusPlus(CAM):
         noise: standard deviation in normalised space.
     """
 
+    from_images = True
+
     def __init__(
         self,
         model: nn.Module,

@@ -35,7 +35,7 @@ class AblationCAM(CAM):
         self._channels = len(places)
         whole = self.scores(activations, targets)
         ablated = whole.new_empty(len(activations), len(places))
-        for image, channel in pair_chunks(*ablated.shape, self.chunk, activations.device):
+        for image, channel in pair_chunks(len(activations), len(places), self.chunk, activations.device):
             without = activations[image]
             without.view(len(image), -1).scatter_(1, places[channel], 0)
             ablated[image, channel] = self.scores(without, targets[image])
@@ -44,9 +44,11 @@ class AblationCAM(CAM):
 
     def channel_places(self, activations: Tensor) -> Tensor:
         """Where the channels of the map lie in flattened activations: (C, h·w) indices."""
-        numbers = torch.arange(activations[0].numel(), device=activations.device, dtype=torch.float64)
-        places = self.split.to_map(numbers.view(1, *activations.shape[1:]))[0].flatten(1).long()
-        if not torch.equal(activations[:1].flatten()[places], self.split.to_map(activations[:1])[0].flatten(1)):
+        first = activations[:1]
+        numbers = torch.arange(first.numel(), device=first.device, dtype=torch.float64)
+        places = self.split.to_map(numbers.view(first.shape))[0].flatten(1).long()
+        expected = self.split.to_map(first)[0].flatten(1)
+        if places.max() >= len(numbers) or not torch.equal(first.flatten()[places], expected):
             raise InputError(f"ablationcam can't tell the channels of {self.model.name} at layer {self.layer!r}")
         return places
 
@@ -65,6 +67,7 @@ class ScoreCAM(CAM):
     """
 
     needs = "forward passes, a feature map"
+    from_images = True
     passes_in_words = ("channels", "0")
 
     def __init__(self, model: nn.Module, layer: str | None = None, *, cell: int | None = None, **common: Any):
@@ -74,9 +77,10 @@ class ScoreCAM(CAM):
 
     def weights(self, images: Tensor, activations: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
         batch, self._channels = maps.shape[:2]
+        size = (images.shape[-2], images.shape[-1])
         logits = maps.new_full((batch, self._channels), -torch.inf)
         for image, channel in pair_chunks(batch, self._channels, self.chunk, maps.device):
-            masks = resize_maps(maps[image, channel].unsqueeze(1), tuple(images.shape[-2:]), "bilinear")
+            masks = resize_maps(maps[image, channel].unsqueeze(1), size, "bilinear")
             low, high = masks.amin(dim=(2, 3), keepdim=True), masks.amax(dim=(2, 3), keepdim=True)
             masks = (masks - low) / torch.where(high == low, 1, high - low)
             with torch.no_grad():

@@ -15,15 +15,17 @@ from attribution.base import register_attribution
 from attribution.gradients import Gradient
 
 _NAMES = (
-    "relu relu_ relu6 leaky_relu leaky_relu_ prelu rrelu rrelu_ elu elu_ celu celu_ selu selu_ threshold threshold_ "
-    "gelu silu mish hardswish softplus"
+    *("relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "rrelu_", "threshold", "threshold_"),
+    *("elu", "elu_", "celu", "celu_", "selu", "selu_", "gelu", "silu", "mish", "hardswish", "softplus"),
 )
 RECTIFIERS = frozenset(
-    getattr(home, name) for home in (functional, torch, Tensor) for name in _NAMES.split() if hasattr(home, name)
+    getattr(home, name) for home in (functional, torch, Tensor) for name in _NAMES if hasattr(home, name)
 )
 """Activation functions at which the gradient is clamped. Gates (sigmoid, tanh, softmax) are not among them."""
 
-COMPOSITE_MODULES = frozenset("Swish SwishMe Mish MishMe HardSwish HardSwishMe HardMish HardMishMe QuickGELU".split())
+COMPOSITE_MODULES = frozenset(
+    ("Swish", "SwishMe", "Mish", "MishMe", "HardSwish", "HardSwishMe", "HardMish", "HardMishMe", "QuickGELU")
+)
 """timm's activation modules that are made of other functions, and so are told by the module's name."""
 
 

@@ -51,7 +51,7 @@ class Occlusion(Attribution):
         self._windows = len(rows) * len(cols)
         whole = self.scores(activations, targets)
         drops = whole.new_empty(len(activations), self._windows)
-        for image, window in pair_chunks(*drops.shape, self.chunk, activations.device):
+        for image, window in pair_chunks(len(activations), self._windows, self.chunk, activations.device):
             hidden = rows[window // len(cols), :, None] & cols[window % len(cols), None, :]
             keep = self.split.spread((~hidden).unsqueeze(1).to(activations.dtype))
             drops[image, window] = whole[image] - self.scores(activations[image] * keep, targets[image])

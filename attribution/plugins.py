@@ -15,12 +15,13 @@ Parameters with a default can be set in the text: `mine.py:explain(sigma=2)`.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import logging
 import re
+import sys
 from collections.abc import Callable
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -86,12 +87,14 @@ def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"no file {path}; expected path/to/file.py:function")
     name = f"attribution_file_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # always so for a .py file
-    module = importlib.util.module_from_spec(spec)
+    loader = SourceFileLoader(name, str(path))
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module  # where dataclasses and pickle look for it
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise InputError(f"can't load {path}: {_one_line(error)}") from error
     return module
 
@@ -115,7 +118,8 @@ def as_factory(function: Any, name: str) -> Factory:
         return function
     if len(required) != 2 + takes_model:
         raise InputError(
-            f"{name} takes ({', '.join(required)}), expected (images, targets), (model, images, targets) or (model, layer=None)"
+            f"{name} takes ({', '.join(required)}), "
+            "expected (images, targets), (model, images, targets) or (model, layer=None)"
         )
 
     def factory(model: nn.Module, layer: str | None = None, *, cell: int | None = None, **options: Any) -> Attribution:
@@ -135,7 +139,7 @@ class PlainAttribution(Attribution):
 
     def __init__(
         self,
-        function: Callable[..., Tensor],
+        function: Callable[..., Any],
         name: str,
         takes_model: bool,
         model: nn.Module,

@@ -10,7 +10,7 @@ def feature_maps(features, head, image, target):
     maps = features(image[None])[0].detach().requires_grad_(True)
     logit = head(maps[None])[0, target]
     (gradients,) = torch.autograd.grad(logit, maps)
-    return maps.detach(), gradients, float(logit)
+    return maps.detach(), gradients, float(logit.detach())
 
 
 def weighted_sum(weights, maps):
@@ -60,7 +60,9 @@ def x_grad_cam(features, head, image, target):
     weights = []
     for a, g in zip(maps, gradients, strict=True):
         total = float(a.sum())
-        weights.append(sum(float(x) * float(y) / total for x, y in zip(a.flatten(), g.flatten())) if total else 0.0)  # noqa: B905
+        weights.append(
+            sum(float(x) * float(y) / total for x, y in zip(a.flatten(), g.flatten(), strict=True)) if total else 0.0
+        )
     return weighted_sum(weights, maps)
 
 
@@ -80,13 +82,13 @@ def ablation_cam(features, head, image, target):
     for k in range(len(maps)):
         without = maps.clone()
         without[k] = 0
-        weights.append((logit - float(head(without[None])[0, target])) / logit)
+        weights.append((logit - float(head(without[None])[0, target].detach())) / logit)
     return weighted_sum(weights, maps)
 
 
 def score_cam(features, head, image, target):
     maps, _, _ = feature_maps(features, head, image, target)
-    baseline = float(head(features(torch.zeros_like(image)[None]))[0, target])
+    baseline = float(head(features(torch.zeros_like(image)[None]))[0, target].detach())
     scores = []
     for feature_map in maps:
         mask = torch.nn.functional.interpolate(feature_map[None, None], image.shape[-2:], mode="bilinear")[0, 0]
@@ -94,6 +96,6 @@ def score_cam(features, head, image, target):
             scores.append(None)
             continue
         mask = (mask - mask.min()) / (mask.max() - mask.min())
-        scores.append(float(head(features((image * mask)[None]))[0, target]) - baseline)
+        scores.append(float(head(features((image * mask)[None]))[0, target].detach()) - baseline)
     total = sum(math.exp(score) for score in scores if score is not None)
     return weighted_sum([0.0 if score is None else math.exp(score) / total for score in scores], maps)

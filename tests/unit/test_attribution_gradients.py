@@ -164,9 +164,7 @@ def test_integrated_gradients_are_complete(family):
 def test_without_bias_terms_input_times_gradient_is_integrated_gradients():
     model = tiny_model("bias-free")
     images, targets = tiny_batch()
-    close(
-        create_attribution("ig(steps=5)", model)(images, targets), create_attribution("ixg", model)(images, targets)
-    )
+    close(create_attribution("ig(steps=5)", model)(images, targets), create_attribution("ixg", model)(images, targets))
 
 
 def test_uniform_baseline_is_one_image_in_minus_one_to_one():

@@ -31,7 +31,8 @@ def explainer(name, model, layer=None, **more):
     try:
         return create_attribution(name, model, layer, **parameters | SPECIAL.get(name, {}))
     except InputError as error:
-        assert "\n" not in str(error)
+        if "\n" in str(error):
+            raise
         pytest.skip(str(error))
 
 
