@@ -61,7 +61,7 @@ class Attribution(ABC):
             if not isinstance(images, Tensor) or not images.is_floating_point() or len(images) != len(targets):
                 check_images(images, targets)
             with torch.no_grad():
-                activations = torch.cat([self.split.stem(part) for part in images.split(self.chunk)])
+                activations = join([self.split.stem(part) for part in images.split(self.chunk)])
             maps = self.attribute(images, activations, targets)
         return maps.detach().to(torch.promote_types(images.dtype, torch.float32))
 
@@ -93,12 +93,12 @@ class Attribution(ABC):
                 select_logits(self.split.rest(part), indices)
                 for part, indices in zip(activations.split(self.chunk), targets.split(self.chunk), strict=True)
             ]
-        return widen(torch.cat(pieces))
+        return widen(join(pieces))
 
     def gradients(self, activations: Tensor, targets: Tensor) -> Tensor:
         """Gradients of the target logits, shaped like the activations, float32 at least, `chunk` at a time."""
         parts = zip(activations.split(self.chunk), targets.split(self.chunk), strict=True)
-        return widen(torch.cat([gradient(self.split.rest, part, indices) for part, indices in parts]))
+        return widen(join([gradient(self.split.rest, part, indices) for part, indices in parts]))
 
 
 ATTRIBUTIONS: Registry[Callable[..., Any]] = Registry("attribution")
@@ -135,6 +135,11 @@ def gradient(rest: Callable[[Tensor], Tensor], activations: Tensor, targets: Ten
 def widen(x: Tensor) -> Tensor:
     """x in float32 if it has half precision: what is summed or subtracted must not be rounded first."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def join(pieces: list[Tensor]) -> Tensor:
+    """The pieces one after another; a single one without a copy."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def pair_chunks(images: int, points: int, chunk: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

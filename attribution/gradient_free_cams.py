@@ -34,13 +34,27 @@ class AblationCAM(CAM):
         places = self.channel_places(activations)
         self._channels = len(places)
         whole = self.scores(activations, targets)
-        ablated = whole.new_empty(len(activations), len(places))
-        for image, channel in pair_chunks(len(activations), len(places), self.chunk, activations.device):
-            without = activations[image]
-            without.view(len(image), -1).scatter_(1, places[channel], 0)
-            ablated[image, channel] = self.scores(without, targets[image])
+        group = max(1, min(len(activations), self.chunk // len(places)))
+        parts = zip(activations.split(group), targets.split(group), strict=True)
+        ablated = torch.cat([self.ablate(part, indices, places) for part, indices in parts])
         tiny = torch.finfo(whole.dtype).tiny
         return ((whole[:, None] - ablated) / whole.abs().clamp(min=tiny)[:, None])[:, :, None, None]
+
+    def ablate(self, activations: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+        """The target logits (b, C) of b activations without each channel."""
+        calls = math.ceil(len(places) / max(1, self.chunk // len(activations)))
+        size = math.ceil(len(places) / calls)
+        # One buffer for all sub-batches: a copy for each would cost more than a small head's own pass.
+        buffer = activations.repeat(size, *[1] * (activations.dim() - 1))
+        logits = []
+        for channels in places.split(size):
+            rows = buffer[: len(channels) * len(activations)]
+            flat, hidden = rows.view(len(rows), -1), channels.repeat_interleave(len(activations), dim=0)
+            kept = flat.gather(1, hidden)
+            flat.scatter_(1, hidden, 0)
+            logits.append(self.scores(rows, targets.repeat(len(channels))).view(len(channels), -1))
+            flat.scatter_(1, hidden, kept)
+        return torch.cat(logits).T
 
     def channel_places(self, activations: Tensor) -> Tensor:
         """Where the channels of the map lie in flattened activations: (C, h·w) indices."""

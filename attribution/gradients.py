@@ -24,7 +24,8 @@ def average_over_points(
 ) -> Tensor:
     """Σ over points k of term(activations, targets, k), shaped like the activations.
 
-    `term` gets up to `chunk` (image, point) pairs at once: activations (n, …), targets (n,), k (n,).
+    `term` gets up to `chunk` (image, point) pairs at once: activations (n, …), a copy that it may
+    overwrite, targets (n,), k (n,).
     """
     total = torch.zeros_like(activations, dtype=torch.promote_types(activations.dtype, torch.float32))
     for image, point in pair_chunks(len(activations), points, chunk, activations.device):
@@ -133,7 +134,8 @@ class IntegratedGradients(GradientMethod):
         def term(x: Tensor, t: Tensor, k: Tensor) -> Tensor:
             shape = (-1, *[1] * (x.dim() - 1))
             alpha, weight = nodes[k].to(start.dtype).view(shape), weights[k].to(start.dtype).view(shape)
-            return weight * gradient(self.split.rest, torch.lerp(start, widen(x), alpha).to(x.dtype), t)
+            point = widen(x).sub_(start).mul_(alpha).add_(start).to(x.dtype)
+            return gradient(self.split.rest, point, t) * weight
 
         average = average_over_points(term, activations, targets, self.steps, self.chunk)
         return (activations - start) * average
@@ -189,10 +191,11 @@ class NoisyMean(GradientMethod):
         relevance = super().relevance  # of the method that is smoothed, next in the order of bases
 
         def term(x: Tensor, t: Tensor, k: Tensor) -> Tensor:
-            noisy = relevance(x + self.noise * fixed_noise(keyed_normal, self.seed, k, x), t)
-            return (noisy.square() if self.squared else noisy) / self.samples
+            noise = fixed_noise(keyed_normal, self.seed, k, x).mul_(self.noise)
+            result = relevance(x.add_(noise), t)
+            return result.square() if self.squared else result
 
-        return average_over_points(term, activations, targets, self.samples, self.chunk)
+        return average_over_points(term, activations, targets, self.samples, self.chunk) / self.samples
 
 
 @register_attribution("sg", aliases=("SmoothGrad", "grad-sg"))

@@ -54,7 +54,7 @@ class Occlusion(Attribution):
         for image, window in pair_chunks(len(activations), self._windows, self.chunk, activations.device):
             hidden = rows[window // len(cols), :, None] & cols[window % len(cols), None, :]
             keep = self.split.spread((~hidden).unsqueeze(1).to(activations.dtype))
-            drops[image, window] = whole[image] - self.scores(activations[image] * keep, targets[image])
+            drops[image, window] = whole[image] - self.scores(activations[image].mul_(keep), targets[image])
         rows, cols = rows.to(drops.dtype), cols.to(drops.dtype)
         with torch.autocast(drops.device.type, enabled=False):
             total = rows.T @ drops.unflatten(1, (len(rows), len(cols))) @ cols
@@ -112,14 +112,16 @@ class RISE(Attribution):
     def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
         height, width = self.split.to_map(activations[:1]).shape[-2:]
         base = None if self.baseline == "zeros" else make_baseline(self.baseline, activations, self.seed)
+        shown = activations if base is None else activations - base
         total = widen(activations.new_zeros(len(activations), height * width))
         covered = total.new_zeros(height * width)
         for image, number in pair_chunks(len(activations), self.masks, self.chunk, activations.device):
             numbers, place = torch.unique(number, return_inverse=True)
             masks = self.draw_masks(numbers, height, width)
             keep = self.split.spread(masks.to(activations.dtype))[place]
-            part = activations[image]
-            part = part * keep if base is None else torch.lerp(base, part, keep)
+            part = shown[image].mul_(keep)  # in place: at a late layer a pass costs little more than a copy
+            if base is not None:
+                part += base
             masks = masks.flatten(1).to(total.dtype)
             total.index_add_(0, image, self.probabilities(part, targets[image])[:, None] * masks[place])
             covered += masks[place[image == 0]].sum(dim=0)  # each mask once: a chunk may end within one

@@ -65,7 +65,14 @@ def pass_seconds(explain: Attribution, images: Tensor, targets: Tensor, timer: C
 
 
 def measure(
-    spec: AttributionSpec, model: Any, images: Tensor, targets: Tensor, chunk: int, single: int, repeats: int
+    spec: AttributionSpec,
+    model: Any,
+    layer: str | None,
+    images: Tensor,
+    targets: Tensor,
+    chunk: int,
+    single: int,
+    repeats: int,
 ) -> dict[str, Any]:
     """A row of the table: times in milliseconds per map."""
     device = images.device.type
@@ -74,7 +81,7 @@ def measure(
         return seconds(action, repeats, device)
 
     options = {"chunk": chunk} if "chunk" in parameters_of(spec.name) else {}
-    explain: Any = create_attribution(spec, model, **options)
+    explain: Any = create_attribution(spec, model, layer, **options)
     batched = timer(lambda: explain(images, targets)) / len(images)
     alone = timer(lambda: [explain(images[i : i + 1], targets[i : i + 1]) for i in range(single)]) / single
     full = torch.arange(chunk, device=images.device) % len(images)
@@ -146,7 +153,7 @@ def main(
     settings = {"model": model, "input_size": input_size, "images": images, "chunk": chunk, "device": device}
     settings["threads"] = torch.get_num_threads()
     rows = [
-        measure(spec, network, batch, targets, chunk, min(single, images), repeats)
+        measure(spec, network, layer, batch, targets, chunk, min(single, images), repeats)
         for spec in expand_attributions(attributions, network, layer)
     ]
     print_table(rows)

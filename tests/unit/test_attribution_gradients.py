@@ -268,6 +268,21 @@ def test_head_of_a_setting_is_its_own():
         close(explain(images, (targets + 1) % 5), create_attribution(name, backbone)(images, targets))
 
 
+@pytest.mark.parametrize("name", ["grad", "ixg", "ig", "sg", "ixg-sg", "ig-sg-sq", "gb"])
+def test_a_gradient_without_memory_of_its_own(name):
+    """The gradient of a sum is one number spread over all places, which can't be written to."""
+
+    class Sum(nn.Module):
+        def forward(self, images):
+            return images.sum(dim=(2, 3))
+
+    images, targets = tiny_batch(2, side=8)
+    maps = create_attribution(name, Sum())(images, targets % 3)
+    assert maps.isfinite().all()
+    if name == "ixg":
+        close(maps[:, 0], images[[0, 1], targets % 3])
+
+
 def test_backbone_of_two_modules_can_be_explained_anywhere():
     model = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Sequential(nn.Flatten(), nn.Linear(400, 2)))
     images = torch.randn(1, 3, 12, 12)
