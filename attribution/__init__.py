@@ -12,6 +12,7 @@ from attribution.base import (
     select_logits,
     undisturbed,
 )
+from attribution.describe import AttributionRow, describe_attributions, expand_attributions
 from attribution.spec import AttributionSpec, create_attribution, list_attributions, parse_attribution
 from core.registry import import_submodules
 
@@ -20,9 +21,12 @@ import_submodules(__name__, __path__)
 __all__ = [
     "ATTRIBUTIONS",
     "Attribution",
+    "AttributionRow",
     "AttributionSpec",
     "Passes",
     "create_attribution",
+    "describe_attributions",
+    "expand_attributions",
     "gradient",
     "list_attributions",
     "parse_attribution",

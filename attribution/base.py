@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +37,10 @@ class Attribution(ABC):
     default_layer: ClassVar[str] = "input"
     needs: ClassVar[str] = "gradients"
     """What the method asks of the model, as `--list-attributions` shows it."""
+    from_images: ClassVar[bool] = False
+    """Whether its passes start at the images, even if it explains a later layer."""
+    passes_in_words: ClassVar[tuple[str, str] | None] = None
+    """Forward and backward passes as text, for a method whose `passes` depend on the size of a layer."""
 
     def __init__(self, model: nn.Module, layer: str | None = None, *, cell: int | None = None, chunk: int = 256):
         if chunk < 1:
@@ -57,7 +61,7 @@ class Attribution(ABC):
             if not isinstance(images, Tensor) or not images.is_floating_point() or len(images) != len(targets):
                 check_images(images, targets)
             with torch.no_grad():
-                activations = self.split.stem(images)
+                activations = join([self.split.stem(part) for part in images.split(self.chunk)])
             maps = self.attribute(images, activations, targets)
         return maps.detach().to(torch.promote_types(images.dtype, torch.float32))
 
@@ -68,7 +72,10 @@ class Attribution(ABC):
     @property
     @abstractmethod
     def passes(self) -> Passes:
-        """Passes per map, besides the one that computes the activations."""
+        """Passes per map, besides the one that computes the activations.
+
+        NaN until the first call where the count depends on the size of the layer.
+        """
 
     @property
     def upsample(self) -> str:
@@ -80,26 +87,35 @@ class Attribution(ABC):
         return self.split.to_map(relevance).sum(dim=1, keepdim=True)
 
     def scores(self, activations: Tensor, targets: Tensor) -> Tensor:
-        """The target logits (B,) of activations, without gradients, `chunk` at a time."""
+        """The target logits (B,) of activations, float32 at least, without gradients, `chunk` at a time."""
         with torch.no_grad():
             pieces = [
                 select_logits(self.split.rest(part), indices)
                 for part, indices in zip(activations.split(self.chunk), targets.split(self.chunk), strict=True)
             ]
-        return torch.cat(pieces)
+        return widen(join(pieces))
+
+    def gradients(self, activations: Tensor, targets: Tensor) -> Tensor:
+        """Gradients of the target logits, shaped like the activations, float32 at least, `chunk` at a time."""
+        parts = zip(activations.split(self.chunk), targets.split(self.chunk), strict=True)
+        return widen(join([gradient(self.split.rest, part, indices) for part, indices in parts]))
 
 
 ATTRIBUTIONS: Registry[Callable[..., Any]] = Registry("attribution")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def register_attribution(
-    name: str, aliases: tuple[str, ...] = ()
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def register_attribution(name: str, aliases: tuple[str, ...] = ()) -> Callable[[F], F]:
     """Decorator: make `factory(model, layer, **parameters)` known as `name` to every command.
 
     The factory is an `Attribution` class, or any function that returns `(images, targets) → maps`.
     """
-    return ATTRIBUTIONS.decorator(name, aliases)
+
+    def register(factory: F) -> F:
+        ATTRIBUTIONS.register(name, factory, aliases)
+        return factory
+
+    return register
 
 
 def select_logits(logits: Tensor, targets: Tensor) -> Tensor:
@@ -114,6 +130,26 @@ def gradient(rest: Callable[[Tensor], Tensor], activations: Tensor, targets: Ten
         leaf = activations.detach().requires_grad_(True)
         (result,) = torch.autograd.grad(select_logits(rest(leaf), targets).sum(), leaf)
     return result
+
+
+def widen(x: Tensor) -> Tensor:
+    """x in float32 if it has half precision: what is summed or subtracted must not be rounded first."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def join(pieces: list[Tensor]) -> Tensor:
+    """The pieces one after another; a single one without a copy."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def pair_chunks(images: int, points: int, chunk: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Indices (image, point) of all pairs, up to `chunk` of them at a time; the images run fastest.
+
+    The points of a chunk are consecutive, so what is made for a point is made for a whole batch.
+    """
+    for start in range(0, images * points, chunk):
+        flat = torch.arange(start, min(start + chunk, images * points), device=device)
+        yield flat % images, flat // images
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """Gradient methods: gradient, input × gradient, integrated gradients, and SmoothGrad versions.
 
-All of them average a term over points near or on the way to the input. `average_over_points` runs
-the points of a whole batch in sub-batches, so memory doesn't grow with steps, samples or images.
+The averages run over points near or on the way to the input. `average_over_points` takes the points
+of a whole batch in sub-batches, so memory doesn't grow with steps, samples or images.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attribution.base import Attribution, Passes, gradient, register_attribution
+from attribution.base import Attribution, Passes, gradient, pair_chunks, register_attribution, widen
 from core.errors import InputError
 from core.keyed import keyed_normal, keyed_uniform, make_keys
 
@@ -23,13 +24,11 @@ def average_over_points(
 ) -> Tensor:
     """Σ over points k of term(activations, targets, k), shaped like the activations.
 
-    `term` gets up to `chunk` (image, point) pairs at once: activations (n, …), targets (n,), k (n,).
+    `term` gets up to `chunk` (image, point) pairs at once: activations (n, …), a copy that it may
+    overwrite, targets (n,), k (n,).
     """
-    images = len(activations)
     total = torch.zeros_like(activations, dtype=torch.promote_types(activations.dtype, torch.float32))
-    for start in range(0, images * points, chunk):
-        flat = torch.arange(start, min(start + chunk, images * points), device=activations.device)
-        image, point = flat % images, flat // images
+    for image, point in pair_chunks(len(activations), points, chunk, activations.device):
         total.index_add_(0, image, term(activations[image], targets[image], point).to(total.dtype))
     return total
 
@@ -41,7 +40,7 @@ def fixed_noise(draw: Callable[..., Tensor], seed: int, points: Tensor, like: Te
 
 
 def make_baseline(baseline: str | Tensor, activations: Tensor, seed: int) -> Tensor:
-    """The point from which integrated gradients start, broadcastable to the activations."""
+    """What stands for "nothing there", broadcastable to the activations: `zeros`, `uniform` or a tensor."""
     if isinstance(baseline, Tensor):
         return baseline.to(activations)
     if baseline == "zeros":
@@ -52,8 +51,26 @@ def make_baseline(baseline: str | Tensor, activations: Tensor, seed: int) -> Ten
     raise InputError(f"unknown baseline {baseline!r}; known: zeros, uniform, or a tensor")
 
 
+class GradientMethod(Attribution):
+    """A method whose relevance has a value for each element of the activations."""
+
+    points: int = 1
+    """Gradients per map."""
+
+    @abstractmethod
+    def relevance(self, activations: Tensor, targets: Tensor) -> Tensor:
+        """Relevance (B, …), shaped like the activations."""
+
+    def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
+        return self.sum_channels(self.relevance(activations, targets))
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(self.points, self.points)
+
+
 @register_attribution("grad", aliases=("gradient", "saliency"))
-class Gradient(Attribution):
+class Gradient(GradientMethod):
     """The gradient of the target logit (Simonyan et al. 2014), absolute before the channel sum.
 
     `absolute=False` keeps the signs.
@@ -63,35 +80,24 @@ class Gradient(Attribution):
         super().__init__(model, layer, **common)
         self.absolute = absolute
 
+    def relevance(self, activations: Tensor, targets: Tensor) -> Tensor:
+        return self.gradients(activations, targets)
+
     def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
-        def term(x: Tensor, t: Tensor, k: Tensor) -> Tensor:
-            return gradient(self.split.rest, x, t)
-
-        relevance = average_over_points(term, activations, targets, 1, self.chunk)
+        relevance = self.relevance(activations, targets)
         return self.sum_channels(relevance.abs() if self.absolute else relevance)
-
-    @property
-    def passes(self) -> Passes:
-        return Passes(1, 1)
 
 
 @register_attribution("ixg", aliases=("inputxgradient", "IxG"))
-class InputXGradient(Attribution):
+class InputXGradient(GradientMethod):
     """Input × gradient (Shrikumar et al. 2016)."""
 
-    def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
-        def term(x: Tensor, t: Tensor, k: Tensor) -> Tensor:
-            return x * gradient(self.split.rest, x, t)
-
-        return self.sum_channels(average_over_points(term, activations, targets, 1, self.chunk))
-
-    @property
-    def passes(self) -> Passes:
-        return Passes(1, 1)
+    def relevance(self, activations: Tensor, targets: Tensor) -> Tensor:
+        return activations * self.gradients(activations, targets)
 
 
 @register_attribution("ig", aliases=("IG", "intgrad", "integratedgradients"))
-class IntegratedGradients(Attribution):
+class IntegratedGradients(GradientMethod):
     """Integrated gradients (Sundararajan et al. 2017) by Gauss–Legendre quadrature.
 
     Args:
@@ -114,8 +120,12 @@ class IntegratedGradients(Attribution):
             raise InputError(f"steps must be at least 1, got {steps}")
         self.steps, self.baseline, self.seed = steps, baseline, seed
 
-    def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
-        start = make_baseline(self.baseline, activations, self.seed)
+    @property
+    def points(self) -> int:  # type: ignore[override]
+        return self.steps
+
+    def relevance(self, activations: Tensor, targets: Tensor) -> Tensor:
+        start = widen(make_baseline(self.baseline, activations, self.seed))
         nodes, weights = (
             torch.as_tensor(v, device=activations.device) for v in np.polynomial.legendre.leggauss(self.steps)
         )
@@ -123,15 +133,12 @@ class IntegratedGradients(Attribution):
 
         def term(x: Tensor, t: Tensor, k: Tensor) -> Tensor:
             shape = (-1, *[1] * (x.dim() - 1))
-            alpha, weight = nodes[k].to(x.dtype).view(shape), weights[k].to(x.dtype).view(shape)
-            return weight * gradient(self.split.rest, start + alpha * (x - start), t)
+            alpha, weight = nodes[k].to(start.dtype).view(shape), weights[k].to(start.dtype).view(shape)
+            point = widen(x).sub_(start).mul_(alpha).add_(start).to(x.dtype)
+            return gradient(self.split.rest, point, t) * weight
 
         average = average_over_points(term, activations, targets, self.steps, self.chunk)
-        return self.sum_channels((activations - start) * average)
-
-    @property
-    def passes(self) -> Passes:
-        return Passes(self.steps, self.steps)
+        return (activations - start) * average
 
 
 @register_attribution("ig-u", aliases=("IG-U", "ig-uniform"))
@@ -150,14 +157,16 @@ class IntegratedGradientsUniform(IntegratedGradients):
         super().__init__(model, layer, steps=steps, baseline=baseline, **common)
 
 
-@register_attribution("ixg-sg", aliases=("IxG-SG",))
-class InputXGradientSmooth(Attribution):
-    """SmoothGrad (Smilkov et al. 2017) over input × gradient: the mean over noisy inputs.
+class NoisyMean(GradientMethod):
+    """SmoothGrad (Smilkov et al. 2017): the mean relevance of noisy copies of the activations.
 
     Args:
-        samples: noisy inputs per image; all images of a run see the same noise.
-        noise: standard deviation in normalised space.
+        samples: noisy copies per image; all images of a run see the same noise.
+        noise: standard deviation, at the input in normalised space.
     """
+
+    squared = False
+    """Whether each copy's relevance is squared before the mean."""
 
     def __init__(
         self,
@@ -174,13 +183,44 @@ class InputXGradientSmooth(Attribution):
             raise InputError(f"samples must be at least 1 and noise at least 0, got {samples} and {noise}")
         self.samples, self.noise, self.seed = samples, noise, seed
 
-    def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
-        def term(x: Tensor, t: Tensor, k: Tensor) -> Tensor:
-            x = x + self.noise * fixed_noise(keyed_normal, self.seed, k, x)
-            return x * gradient(self.split.rest, x, t) / self.samples
-
-        return self.sum_channels(average_over_points(term, activations, targets, self.samples, self.chunk))
-
     @property
-    def passes(self) -> Passes:
-        return Passes(self.samples, self.samples)
+    def points(self) -> int:  # type: ignore[override]
+        return self.samples * super().points
+
+    def relevance(self, activations: Tensor, targets: Tensor) -> Tensor:
+        relevance = super().relevance  # of the method that is smoothed, next in the order of bases
+
+        def term(x: Tensor, t: Tensor, k: Tensor) -> Tensor:
+            noise = fixed_noise(keyed_normal, self.seed, k, x).mul_(self.noise)
+            result = relevance(x.add_(noise), t)
+            return result.square() if self.squared else result
+
+        return average_over_points(term, activations, targets, self.samples, self.chunk) / self.samples
+
+
+@register_attribution("sg", aliases=("SmoothGrad", "grad-sg"))
+class SmoothGrad(NoisyMean, Gradient):
+    """SmoothGrad (Smilkov et al. 2017): the mean gradient of noisy inputs, absolute before the channel sum.
+
+    `absolute=False` keeps the signs.
+    """
+
+
+@register_attribution("ixg-sg", aliases=("IxG-SG",))
+class InputXGradientSmooth(NoisyMean, InputXGradient):
+    """SmoothGrad over input × gradient: the mean over noisy inputs, each times its own gradient."""
+
+
+@register_attribution("ig-sg", aliases=("IG-SG",))
+class IntegratedGradientsSmooth(NoisyMean, IntegratedGradients):
+    """SmoothGrad over integrated gradients: the mean over noisy inputs, `samples` × `steps` gradients."""
+
+
+@register_attribution("ig-sg-sq", aliases=("IG-SG-SQ",))
+class IntegratedGradientsSmoothSquared(IntegratedGradientsSmooth):
+    """SmoothGrad-squared over integrated gradients: the mean square of each element, then the channel sum.
+
+    The squares are those of Hooker et al. 2019; the map has no sign left.
+    """
+
+    squared = True

@@ -1,4 +1,4 @@
-"""Perturbation methods: hide parts of the input or of a layer, and watch the target logit."""
+"""Perturbation methods: hide parts of the input or of a layer, and watch the target's score."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attribution.base import Attribution, Passes, register_attribution
+from attribution.base import Attribution, Passes, pair_chunks, register_attribution, select_logits, widen
+from attribution.gradients import make_baseline
 from core.errors import InputError
+from core.keyed import keyed_uniform, make_keys
 
 
 @register_attribution("occlusion")
@@ -23,7 +25,8 @@ class Occlusion(Attribution):
         kernel, stride: in pixels of the layer; as published, 16 and 8 at the input, 5 and 2 else.
     """
 
-    needs = "forward passes only"
+    needs = "forward passes"
+    passes_in_words = ("windows + 1", "0")
 
     def __init__(
         self,
@@ -43,33 +46,141 @@ class Occlusion(Attribution):
         self._windows: int | None = None
 
     def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
-        height, width = self.split.to_map(activations[:1]).shape[-2:]
-        windows = self.windows(height, width).to(activations.device)
-        self._windows = len(windows)
+        size = self.split.to_map(activations[:1]).shape[-2:]
+        rows, cols = (self.intervals(side).to(activations.device) for side in size)
+        self._windows = len(rows) * len(cols)
         whole = self.scores(activations, targets)
-        total = whole.new_zeros(len(activations), 1, height, width, dtype=torch.float32)
-        pairs = len(activations) * len(windows)
-        for start in range(0, pairs, self.chunk):
-            flat = torch.arange(start, min(start + self.chunk, pairs), device=activations.device)
-            image, window = flat % len(activations), flat // len(activations)
-            keep = self.split.spread((~windows[window]).to(activations.dtype))
-            drops = whole[image] - self.scores(activations[image] * keep, targets[image])
-            total.index_add_(0, image, drops.float()[:, None, None, None] * windows[window])
-        return total / windows.sum(dim=0)
+        drops = whole.new_empty(len(activations), self._windows)
+        for image, window in pair_chunks(len(activations), self._windows, self.chunk, activations.device):
+            hidden = rows[window // len(cols), :, None] & cols[window % len(cols), None, :]
+            keep = self.split.spread((~hidden).unsqueeze(1).to(activations.dtype))
+            drops[image, window] = whole[image] - self.scores(activations[image].mul_(keep), targets[image])
+        rows, cols = rows.to(drops.dtype), cols.to(drops.dtype)
+        with torch.autocast(drops.device.type, enabled=False):
+            total = rows.T @ drops.unflatten(1, (len(rows), len(cols))) @ cols
+        return (total / (rows.sum(dim=0)[:, None] * cols.sum(dim=0))).unsqueeze(1)
 
-    def windows(self, height: int, width: int) -> Tensor:
-        """The windows as masks, bool (n, 1, height, width); together they cover every pixel."""
-        rows, cols = (torch.arange(size) for size in (height, width))
-        row_starts, col_starts = (
-            torch.arange(0, max(size - self.kernel, 0) + self.stride, self.stride)[
-                : math.ceil(max(size - self.kernel, 0) / self.stride) + 1
-            ]
-            for size in (height, width)
-        )
-        in_rows = (rows >= row_starts[:, None]) & (rows < row_starts[:, None] + self.kernel)
-        in_cols = (cols >= col_starts[:, None]) & (cols < col_starts[:, None] + self.kernel)
-        return (in_rows[:, None, :, None] & in_cols[None, :, None, :]).flatten(0, 1).unsqueeze(1)
+    def intervals(self, side: int) -> Tensor:
+        """What the windows cover along a side, bool (n, side); together they cover all of it."""
+        count = math.ceil(max(side - self.kernel, 0) / self.stride) + 1
+        starts, places = torch.arange(count)[:, None] * self.stride, torch.arange(side)
+        return (places >= starts) & (places < starts + self.kernel)
 
     @property
     def passes(self) -> Passes:
         return Passes(math.nan if self._windows is None else self._windows + 1, 0)
+
+
+@register_attribution("rise", aliases=("RISE",))
+class RISE(Attribution):
+    """RISE (Petsiuk et al. 2018): the mean score of masked inputs, weighted by each pixel's mask.
+
+    Masks are made on the fly and shared by all images. A pixel is divided by how much the drawn masks
+    keep of it; the paper divides by the expectation, which isn't the same at the border.
+
+    Args:
+        masks: how many; 1000 in both benchmarks.
+        cells: a mask is a random grid of cells × cells; 8 in Hesse et al., 6 in Rao et al.
+        probability: that a cell is kept.
+        baseline: what masked pixels become: `zeros`, `uniform` (one fixed image), or a tensor.
+        softmax: score by the target's probability, as published; otherwise by its logit.
+    """
+
+    needs = "forward passes"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str | None = None,
+        *,
+        masks: int = 1000,
+        cells: int = 8,
+        probability: float = 0.1,
+        baseline: str | Tensor = "zeros",
+        softmax: bool = True,
+        seed: int = 0,
+        **common: Any,
+    ):
+        super().__init__(model, layer, **common)
+        if masks < 1 or cells < 1 or not 0 < probability <= 1:
+            raise InputError(
+                f"rise needs masks ≥ 1, cells ≥ 1 and 0 < probability ≤ 1, got {masks}, {cells} and {probability}"
+            )
+        self.masks, self.cells, self.probability = masks, cells, probability
+        self.baseline, self.softmax, self.seed = baseline, softmax, seed
+
+    def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
+        height, width = self.split.to_map(activations[:1]).shape[-2:]
+        base = None if self.baseline == "zeros" else make_baseline(self.baseline, activations, self.seed)
+        shown = activations if base is None else activations - base
+        total = widen(activations.new_zeros(len(activations), height * width))
+        covered = total.new_zeros(height * width)
+        for image, number in pair_chunks(len(activations), self.masks, self.chunk, activations.device):
+            numbers, place = torch.unique(number, return_inverse=True)
+            masks = self.draw_masks(numbers, height, width)
+            keep = self.split.spread(masks.to(activations.dtype))[place]
+            part = shown[image].mul_(keep)  # in place: at a late layer a pass costs little more than a copy
+            if base is not None:
+                part += base
+            masks = masks.flatten(1).to(total.dtype)
+            total.index_add_(0, image, self.probabilities(part, targets[image])[:, None] * masks[place])
+            covered += masks[place[image == 0]].sum(dim=0)  # each mask once: a chunk may end within one
+        return (total / covered.clamp(min=torch.finfo(covered.dtype).tiny)).unflatten(1, (1, height, width))
+
+    def probabilities(self, activations: Tensor, targets: Tensor) -> Tensor:
+        """What is watched, (n,): the target's probability or logit."""
+        with torch.no_grad():
+            logits = widen(self.split.rest(activations))
+        return select_logits(logits.softmax(dim=1) if self.softmax else logits, targets)
+
+    def draw_grids(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """The grids (n, cells, cells), 0 or 1, and shifts (n, 2) in [0, 1) of the masks of these numbers."""
+        keys = make_keys(self.seed, numbers)
+        kept = keyed_uniform(make_keys(keys, 0), (self.cells, self.cells)) < self.probability
+        return kept.float(), keyed_uniform(make_keys(keys, 1), (2,))
+
+    def draw_masks(self, numbers: Tensor, height: int, width: int) -> Tensor:
+        """Masks (n, 1, height, width) in [0, 1]: each grid brought to one cell more than the map, then cut.
+
+        The cut's upper left corner lies anywhere within the first cell, its far end included.
+        """
+        grids, shifts = self.draw_grids(numbers)
+        for axis, side in ((1, height), (2, width)):
+            cell = math.ceil(side / self.cells)
+            start = (shifts[:, axis - 1] * (cell + 1)).long()
+            grids = interpolate_axis(grids, start, side, (self.cells + 1) * cell, axis)
+        return grids.unsqueeze(1)
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(self.masks, 0)
+
+
+def interpolate_axis(grids: Tensor, start: Tensor, side: int, full: int, axis: int) -> Tensor:
+    """`side` values from `start` (n,) on, of an axis that is brought to `full` values by linear interpolation.
+
+    Positions are those of `interpolate(..., align_corners=False)`, of which only the cut is computed.
+    """
+    cells = grids.shape[axis]
+    wanted = start[:, None] + torch.arange(side, device=grids.device)
+    position = ((wanted + 0.5) * (cells / full) - 0.5).clamp(0, cells - 1)
+    low = position.floor().long()
+    shape = [len(grids), 1, 1]
+    shape[axis] = side
+    spread = list(grids.shape)
+    spread[axis] = side
+
+    def values(index: Tensor) -> Tensor:
+        return grids.gather(axis, index.view(shape).expand(spread))
+
+    return torch.lerp(values(low), values((low + 1).clamp(max=cells - 1)), (position - low).view(shape))
+
+
+@register_attribution("rise-u", aliases=("RISE-U", "rise-uniform"))
+class RISEUniform(RISE):
+    """RISE whose masked pixels are those of one fixed uniform image in [-1, 1] (RISE-U in Hesse et al.)."""
+
+    def __init__(
+        self, model: nn.Module, layer: str | None = None, *, baseline: str | Tensor = "uniform", **common: Any
+    ):
+        super().__init__(model, layer, baseline=baseline, **common)

@@ -3,40 +3,31 @@
     NAME[(parameter=value, ...)][|abs | +smooth(K) ...][@LAYER]
 
 `ig(steps=20)`, `ig|abs`, `ixg+smooth(65)`, `gradcam@middle`, `ixg|abs+smooth(9)@final`. Modifiers
-apply from left to right to the channel-summed map.
+apply from left to right to the channel-summed map. NAME is a registered one, or a file's function as
+`path/to/file.py:function` (see `attribution.plugins`).
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from attribution.base import ATTRIBUTIONS, Attribution, Passes
+from attribution.plugins import attribution_factory, load_entry_points, resolve_attribution
+from attribution.smoothing import smooth
 from core.errors import InputError, unknown_name
 
 _PATTERN = re.compile(
-    r"(?P<name>[A-Za-z][\w\-+]*?(?:\+\+)?)(?P<arguments>\(.*?\))?(?P<modifiers>(?:\|abs|\+smooth\(\s*\d+\s*\))*)(?:@(?P<layer>[\w.]+))?"
+    r"(?P<name>[^()|@]+\.py:\w+|[A-Za-z][\w\-+]*?(?:\+\+)?)(?P<arguments>\(.*?\))?(?P<modifiers>(?:\|abs|\+smooth\(\s*\d+\s*\))*)(?:@(?P<layer>[\w.]+))?"
 )
 _MODIFIER = re.compile(r"\|(abs)|\+smooth\(\s*(\d+)\s*\)")
-
-
-def smooth(maps: Tensor, kernel: int) -> Tensor:
-    """Gaussian smoothing of maps (B, 1, h, w), σ = K/4 (S-IG and S-IxG of Rao et al.)."""
-    if kernel < 1 or kernel % 2 == 0:
-        raise InputError(f"the smoothing kernel must be odd, got {kernel}")
-    largest = 2 * min(maps.shape[-2:]) - 1
-    if kernel > largest:
-        raise InputError(
-            f"a smoothing kernel of {kernel} is too large for maps {tuple(maps.shape[-2:])}; at most {largest}"
-        )
-    return gaussian_blur(maps, [kernel, kernel], [kernel / 4, kernel / 4])
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ def parse_attribution(text: str) -> AttributionSpec:
     match = _PATTERN.fullmatch(text.strip())
     if match is None:
         raise InputError(f"can't read attribution {text!r}; expected NAME(parameter=value)|abs+smooth(K)@LAYER")
-    name = ATTRIBUTIONS.resolve(match["name"])
+    name = resolve_attribution(match["name"])
     parameters = _parse_arguments(text, match["arguments"] or "()")
     known = parameters_of(name)
     for parameter in parameters:
@@ -89,25 +80,41 @@ def _literal(node: ast.expr) -> Any:
 
 
 def parameters_of(name: str) -> dict[str, inspect.Parameter]:
-    """The keyword parameters that a registered method takes, its bases' included."""
-    factory = ATTRIBUTIONS[name]
+    """The parameters that a method takes by name, its bases' included."""
+    factory = attribution_factory(name)
     kinds = [kind for kind in factory.__mro__ if "__init__" in vars(kind)] if inspect.isclass(factory) else [factory]
     found: dict[str, inspect.Parameter] = {}
     for kind in kinds:
         signature = inspect.signature(kind.__init__ if inspect.isclass(kind) else kind)
         for parameter in signature.parameters.values():
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            with_default = parameter.default is not parameter.empty and not inspect.isclass(kind)
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY or with_default:
                 found.setdefault(parameter.name, parameter)
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values()):
             break
-    found.pop("cell", None)
+    for fixed in ("model", "layer", "cell"):
+        found.pop(fixed, None)
     return found
+
+
+class Plain:
+    """What a factory returned that isn't an `Attribution`, with the attributes that commands read."""
+
+    def __init__(self, explain: Callable[[Tensor, Tensor], Tensor], layer: str | None):
+        self.explain = explain
+        self.layer = getattr(explain, "layer", layer or "input")
+        self.upsample = getattr(explain, "upsample", "bilinear")
+        self.passes = getattr(explain, "passes", Passes(math.nan, math.nan))
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Maps, as the callable gives them."""
+        return self.explain(images, targets)
 
 
 class Modified:
     """An attribution followed by modifiers of its map."""
 
-    def __init__(self, inner: Attribution, modifiers: tuple[tuple[str, int], ...]):
+    def __init__(self, inner: Attribution | Plain, modifiers: tuple[tuple[str, int], ...]):
         self.inner = inner
         self.modifiers = modifiers
 
@@ -123,12 +130,17 @@ class Modified:
 
 
 def create_attribution(
-    name: str, model: nn.Module, layer: str | None = None, *, cell: int | None = None, **parameters: Any
+    name: str | AttributionSpec,
+    model: nn.Module,
+    layer: str | None = None,
+    *,
+    cell: int | None = None,
+    **parameters: Any,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """An attribution method for a model: `create_attribution("ig(steps=20)|abs", model)`.
 
     Args:
-        name: a registered name, an alias, or the full grammar of this module.
+        name: a registered name, an alias, or the full grammar of this module; or what it was read as.
         model: a network with `split`, or any module with logits.
         layer: "input", "middle", "final" or a tap's name; overrides the text's `@LAYER`.
         cell: the head to explain, for a grid setting.
@@ -138,19 +150,22 @@ def create_attribution(
     Raises:
         InputError: unknown name, parameter or layer.
     """
-    spec = parse_attribution(name)
+    spec = name if isinstance(name, AttributionSpec) else parse_attribution(name)
     merged = spec.parameters | parameters
     known = parameters_of(spec.name)
     for parameter in merged:
         if parameter not in known:
             raise unknown_name(f"parameter of {spec.name}", parameter, known)
     settings = {} if cell is None else {"cell": cell}
-    explain = ATTRIBUTIONS[spec.name](model, layer or spec.layer, **settings, **merged)
+    explain = attribution_factory(spec.name)(model, layer or spec.layer, **settings, **merged)
+    if not isinstance(explain, Attribution):
+        explain = Plain(explain, layer or spec.layer)
     return Modified(explain, spec.modifiers) if spec.modifiers else explain
 
 
 def list_attributions() -> list[str]:
-    """The registered names."""
+    """The registered names, those of installed packages included."""
+    load_entry_points()
     return list(ATTRIBUTIONS)
 
 

@@ -24,14 +24,17 @@ class Registry(Generic[T]):
         self.kind = kind
         self._entries: dict[str, T] = {}
         self._spellings: dict[str, str] = {}
+        self._aliases: dict[str, tuple[str, ...]] = {}
 
     def register(self, name: str, entry: T, aliases: Iterable[str] = ()) -> T:
         """Add `entry` under `name`; a spelling that already means something else is refused."""
+        aliases = tuple(aliases)
         for spelling in (name, *aliases):
             key = normalize(spelling)
             if self._spellings.get(key, name) != name or (name in self._entries and key == name):
                 raise ValueError(f"{self.kind} {spelling!r} is registered already")
         self._entries[name] = entry
+        self._aliases[name] = tuple(aliases)
         self._spellings |= {normalize(spelling): name for spelling in (name, *aliases)}
         return entry
 
@@ -44,6 +47,10 @@ class Registry(Generic[T]):
         if normalize(name) not in self._spellings:
             raise unknown_name(self.kind, name, self._entries)
         return self._spellings[normalize(name)]
+
+    def aliases(self, name: str) -> tuple[str, ...]:
+        """The other spellings that an entry was registered with."""
+        return self._aliases[self.resolve(name)]
 
     def __getitem__(self, name: str) -> T:
         return self._entries[self.resolve(name)]

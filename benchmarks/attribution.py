@@ -1,0 +1,165 @@
+"""Time of every attribution method: batched, one image at a time, and against the passes it needs.
+
+    python -m benchmarks.attribution --model resnet18 --input_size 64 --images 32 --chunk 64 --out runs/benchmark
+
+`overhead` is the batched time per map over the floor: its own number of forward and backward passes
+times the time of one pass in a full sub-batch, and the pass that makes the activations. The target is
+at most 1.15 for methods of more than ten passes, at batch sizes that fill the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import CLI
+from torch import Tensor
+
+from attribution import AttributionSpec, create_attribution, expand_attributions, gradient
+from attribution.base import Attribution
+from attribution.spec import parameters_of
+from backbones import create_backbone
+from core.results import environment, write_json
+
+
+def seconds(action: Callable[[], Any], repeats: int, device: str) -> float:
+    """The median time of an action, in seconds, after one run to warm up.
+
+    On one CPU thread the process's own time counts, so that neighbours on the machine don't.
+    """
+    on_gpu = device != "cpu"
+    clock = time.perf_counter if on_gpu or torch.get_num_threads() > 1 else time.process_time
+    action()
+    times = []
+    for _ in range(repeats):
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        start = clock()
+        action()
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        times.append(clock() - start)
+    return statistics.median(times)
+
+
+def pass_seconds(explain: Attribution, images: Tensor, targets: Tensor, timer: Callable[[Any], float]) -> float:
+    """One pass per image in a full sub-batch: forward, or forward and backward if the method needs gradients."""
+    stem, rest = explain.split
+    with torch.no_grad():
+        activations = stem(images)
+    if explain.passes.backward:
+        if explain.from_images:
+            return timer(lambda: gradient(rest, stem(images).detach(), targets)) / len(images)
+        return timer(lambda: gradient(rest, activations, targets)) / len(images)
+
+    @torch.no_grad()
+    def forward() -> Tensor:
+        return explain.model(images) if explain.from_images else rest(activations)
+
+    return timer(forward) / len(images)
+
+
+def measure(
+    spec: AttributionSpec,
+    model: Any,
+    layer: str | None,
+    images: Tensor,
+    targets: Tensor,
+    chunk: int,
+    single: int,
+    repeats: int,
+) -> dict[str, Any]:
+    """A row of the table: times in milliseconds per map."""
+    device = images.device.type
+
+    def timer(action: Callable[[], Any]) -> float:
+        return seconds(action, repeats, device)
+
+    options = {"chunk": chunk} if "chunk" in parameters_of(spec.name) else {}
+    explain: Any = create_attribution(spec, model, layer, **options)
+    batched = timer(lambda: explain(images, targets)) / len(images)
+    alone = timer(lambda: [explain(images[i : i + 1], targets[i : i + 1]) for i in range(single)]) / single
+    full = torch.arange(chunk, device=images.device) % len(images)
+    row = {
+        "attribution": spec.label,
+        "layer": explain.layer,
+        "forward": explain.passes.forward,
+        "backward": explain.passes.backward,
+        "batched_ms": batched * 1e3,
+        "one_at_a_time_ms": alone * 1e3,
+        "speedup": alone / batched,
+        "floor_ms": math.nan,
+        "overhead": math.nan,
+    }
+    passes = explain.passes.forward
+    if isinstance(explain, Attribution) and passes > 0:
+        with torch.no_grad():
+            stem = timer(lambda: explain.split.stem(images)) / len(images)
+        floor = stem + passes * pass_seconds(explain, images[full], targets[full], timer)
+        row |= {"floor_ms": floor * 1e3, "overhead": batched / floor}
+    return row
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    head = f"{'attribution':<14}{'layer':<8}{'fwd':>7}{'bwd':>7}{'ms/map':>10}{'alone':>10}{'speedup':>9}"
+    print(head + f"{'floor':>10}{'overhead':>10}")
+    for row in rows:
+        print(
+            f"{row['attribution']:<14}{row['layer']:<8}{row['forward']:>7g}{row['backward']:>7g}"
+            f"{row['batched_ms']:>10.2f}{row['one_at_a_time_ms']:>10.2f}{row['speedup']:>9.1f}"
+            f"{row['floor_ms']:>10.2f}{row['overhead']:>10.2f}"
+        )
+
+
+def main(
+    model: str = "resnet18",
+    input_size: int = 64,
+    num_classes: int = 10,
+    attributions: tuple[str, ...] = ("all",),
+    layer: str | None = None,
+    images: int = 32,
+    chunk: int = 64,
+    single: int = 2,
+    repeats: int = 3,
+    device: str = "cpu",
+    seed: int = 0,
+    out: Path | None = None,
+) -> None:
+    """Time attribution methods on a network with random weights.
+
+    Args:
+        model: a timm name.
+        input_size: side of the random images in pixels.
+        num_classes: logits of the network.
+        attributions: attributions as text; `all` is every one that runs.
+        layer: where to explain; each method's own default if not given.
+        images: size of the batch.
+        chunk: images per pass.
+        single: images that are also explained one at a time.
+        repeats: runs of which the median counts.
+        device: cpu or cuda.
+        seed: of weights and images.
+        out: folder for attribution.json.
+    """
+    torch.manual_seed(seed)
+    network = create_backbone(model, num_classes, input_size=input_size).eval().to(device)
+    batch = torch.randn(images, 3, input_size, input_size, device=device)
+    targets = torch.randint(num_classes, (images,), device=device)
+    settings = {"model": model, "input_size": input_size, "images": images, "chunk": chunk, "device": device}
+    settings["threads"] = torch.get_num_threads()
+    rows = [
+        measure(spec, network, layer, batch, targets, chunk, min(single, images), repeats)
+        for spec in expand_attributions(attributions, network, layer)
+    ]
+    print_table(rows)
+    if out is not None:
+        write_json(out / "attribution.json", {"settings": settings, "rows": rows, "environment": environment()})
+
+
+if __name__ == "__main__":
+    CLI(main)
