@@ -78,7 +78,7 @@ class Composite:
         if linear.dense or self.rule == "epsilon":
             return epsilon_rule(linear, x, z, relevance, self.epsilon)
         if first:
-            return box_rule(linear, x, z, relevance, self.epsilon, *self._box(x))
+            return box_rule(linear, x, relevance, self.epsilon, *self._box(x))
         if self.rule == "zplus":
             return zplus_rule(linear, x, z, relevance, self.epsilon)
         return gamma_rule(linear, x, z, relevance, self.epsilon, self.gamma)

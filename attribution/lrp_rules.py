@@ -2,8 +2,8 @@
 
 A rule is a function `(linear, x, z, relevance, …) → relevance of x`, with z = linear(x). Each shares the
 relevance of an output out to the inputs in proportion to their contributions c = x·w, weighed in its
-own way. A bias is a contribution too, of no input: its share is absorbed, so that the relevance of the
-input is conserved where there are no biases and smaller by the biases' share where there are.
+own way. A bias is a contribution too, of no input: its share is absorbed (but in LRP-ZB), so that the
+relevance is conserved where there are no biases and less by the biases' share where there are.
 """
 
 from __future__ import annotations
@@ -62,12 +62,19 @@ def positive_output(linear: LinearMap, x: Tensor) -> Tensor:
     return total
 
 
-def pull_signed(linear: LinearMap, x: Tensor, shares: Tensor, sign: int) -> Tensor:
-    """Σ over outputs of the contributions of one sign times `shares`, shaped like x."""
-    return sum(
-        (part * linear.pull(shares, weight, x.shape) for part, weight in signed_parts(x, linear.weight, sign)),
-        torch.zeros_like(x),
-    )
+def pull_signed(linear: LinearMap, x: Tensor, shares: Tensor, above: Tensor) -> Tensor:
+    """Σ over outputs of `shares` times the contributions of the output's own sign, shaped like x.
+
+    `above` tells where the output is not negative. Below 0 most outputs carry no relevance: only where
+    a residual branch is added do they.
+    """
+    result = torch.zeros_like(x)
+    for sign, own in ((1, above), (-1, ~above)):
+        masked = shares * own
+        if sign > 0 or bool(masked.any()):
+            for part, weight in signed_parts(x, linear.weight, sign):
+                result = result + part * linear.pull(masked, weight, x.shape)
+    return result
 
 
 def epsilon_rule(linear: LinearMap, x: Tensor, z: Tensor, relevance: Tensor, epsilon: float) -> Tensor:
@@ -76,8 +83,15 @@ def epsilon_rule(linear: LinearMap, x: Tensor, z: Tensor, relevance: Tensor, eps
 
 
 def zplus_rule(linear: LinearMap, x: Tensor, z: Tensor, relevance: Tensor, epsilon: float) -> Tensor:
-    """LRP-Z⁺: positive contributions only (Montavon et al. 2017, section 4.2), also for inputs of both signs."""
-    return pull_signed(linear, x, relevance / stabilize(positive_output(linear, x), epsilon), 1)
+    """LRP-Z⁺: positive contributions only (Montavon et al. 2017, section 4.2), for inputs of both signs.
+
+    An output below 0, which carries relevance in a residual branch only, shares by its negative
+    contributions: the limit of the γ-rule. Sharing by positive ones, which it may not have, loses
+    relevance and blows maps up.
+    """
+    above, positive = z >= 0, positive_output(linear, x)
+    shares = relevance / stabilize(torch.where(above, positive, z - positive), epsilon)
+    return pull_signed(linear, x, shares, above)
 
 
 def gamma_rule(
@@ -85,23 +99,22 @@ def gamma_rule(
 ) -> Tensor:
     """LRP-γ: contributions of the output's own sign count 1 + γ times (Montavon et al. 2019, section 10.2.3).
 
-    For inputs and outputs that are not negative this is the published rule, w + γw⁺; for negative
-    outputs, which carry relevance where a residual branch is added, it is its mirror image.
+    For inputs and outputs that are not negative this is the published rule, w + γw⁺; for outputs below
+    0, which carry relevance in a residual branch only, it is its mirror image.
     """
-    above = z >= 0
-    positive = positive_output(linear, x)
+    above, positive = z >= 0, positive_output(linear, x)
     shares = relevance / stabilize(z + gamma * torch.where(above, positive, z - positive), epsilon)
-    result = x * linear.pull(shares, linear.weight, x.shape) + gamma * pull_signed(linear, x, shares * above, 1)
-    return result + gamma * pull_signed(linear, x, shares * ~above, -1)
+    return x * linear.pull(shares, linear.weight, x.shape) + gamma * pull_signed(linear, x, shares, above)
 
 
-def box_rule(
-    linear: LinearMap, x: Tensor, z: Tensor, relevance: Tensor, epsilon: float, low: Tensor, high: Tensor
-) -> Tensor:
-    """LRP-ZB for an input in the box [low, high] (Montavon et al. 2017, section 4.2)."""
+def box_rule(linear: LinearMap, x: Tensor, relevance: Tensor, epsilon: float, low: Tensor, high: Tensor) -> Tensor:
+    """LRP-ZB for an input in the box [low, high] (Montavon et al. 2017, section 4.2); the bias takes no share.
+
+    All that an output shares by is then positive; a bias would bring the sum near 0 and blow maps up.
+    """
     low, high = low.expand_as(x), high.expand_as(x)
     above, below = linear.weight.clamp(min=0), linear.weight.clamp(max=0)
-    z = z - linear.run(low, above, None) - linear.run(high, below, None)
+    z = linear.run(x, linear.weight, None) - linear.run(low, above, None) - linear.run(high, below, None)
     shares = relevance / stabilize(z, epsilon)
     result = x * linear.pull(shares, linear.weight, x.shape)
     return result - low * linear.pull(shares, above, x.shape) - high * linear.pull(shares, below, x.shape)
