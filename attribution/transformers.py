@@ -15,8 +15,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attribution.base import Attribution, Passes, register_attribution, select_logits
+from attribution.switches import switched
 from backbones.timm_models import tokens_to_map
 from core.errors import InputError
+
+
+def exact(attention: Tensor) -> Tensor:
+    """Single precision at least."""
+    return attention.to(torch.promote_types(attention.dtype, torch.float32))
+
 
 FUSIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda attention: attention.mean(dim=1),
@@ -55,22 +62,13 @@ def watched_attention(transformer: Any, visit: Callable[[Tensor], None]) -> Iter
     Fused attention and gradient checkpointing are off meanwhile; all is as before after it.
     """
     attentions = [block.attn for block in transformer.blocks]
-    fused = [attention.fused_attn for attention in attentions]
-    checkpointing = getattr(transformer, "grad_checkpointing", False)
     hooks = [a.attn_drop.register_forward_hook(lambda module, args, output: visit(output)) for a in attentions]
-    for attention in attentions:
-        attention.fused_attn = False
-    if checkpointing:
-        transformer.grad_checkpointing = False
     try:
-        yield
+        with switched(attentions, "fused_attn", False), switched([transformer], "grad_checkpointing", False):
+            yield
     finally:
         for hook in hooks:
             hook.remove()
-        for attention, flag in zip(attentions, fused, strict=True):
-            attention.fused_attn = flag
-        if checkpointing:
-            transformer.grad_checkpointing = checkpointing
 
 
 def rollout_step(
@@ -86,12 +84,12 @@ def rollout_step(
     connection added with weight `residual`, and the rows brought to sum 1.
     Source: Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020, section 3.
     """
-    fused = FUSIONS[fusion](attention.float())
+    fused = FUSIONS[fusion](exact(attention))
     smallest = int(fused.shape[1] * fused.shape[2] * discard)
     if smallest:
         flat = fused.flatten(1)
         fused = flat.scatter(1, flat.topk(smallest, largest=False).indices, 0).view_as(fused)
-    mixed = (1 - residual) * fused + residual * torch.eye(fused.shape[-1], device=fused.device)
+    mixed = (1 - residual) * fused + residual * torch.eye(fused.shape[-1]).to(fused)
     mixed = mixed / mixed.sum(dim=-1, keepdim=True)
     return mixed if relevance is None else mixed @ relevance
 
@@ -104,7 +102,7 @@ def chefer_step(
     The unit matrix with which R starts is left out: a class token's row never shows it, and pooled rows
     would show it as a constant. Source: Chefer, Gur and Wolf, ICCV 2021, equations 5 and 6.
     """
-    weighted = (gradient.float() * attention.float()).clamp(min=0).mean(dim=1)
+    weighted = (exact(gradient) * exact(attention)).clamp(min=0).mean(dim=1)
     return weighted if relevance is None else relevance + weighted @ relevance + weighted
 
 
