@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attribution.base import Attribution, Passes, register_attribution, select_logits
 from attribution.lrp_mode import RULES, Composite, RelevanceMode
 from attribution.switches import switched
+from backbones.bcos import BcosConv2d
 from core.errors import InputError
 
 SUPPORTED: tuple[type[nn.Module], ...] = (
@@ -24,13 +25,16 @@ SUPPORTED: tuple[type[nn.Module], ...] = (
 
 
 def unsupported_layer(model: nn.Module) -> str | None:
-    """The class of the first layer of torch or timm that LRP has no rule for; None if there is none.
+    """The class of the first layer that LRP has no rule for; None if there is none.
 
-    Only layers without parts are looked at: what joins them is judged by the functions it calls.
+    Only layers of torch and timm without parts, and B-cos layers, are judged by their class: all else
+    by the functions it calls.
     """
     for module in model.modules():
         library = type(module).__module__.split(".")[0] in ("torch", "timm")
         known = (*SUPPORTED, nn.Sequential, nn.ModuleList)
+        if isinstance(module, BcosConv2d):
+            return type(module).__name__
         if library and not any(True for _ in module.children()) and not isinstance(module, known):
             return type(module).__name__
     return None
