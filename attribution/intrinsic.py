@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class BagNetEvidence(Intrinsic):
 
     def _spread(self, evidence: Tensor, images: Tensor) -> Tensor:
         """Evidence of positions -> evidence of pixels, where the positions are those of one whole image."""
-        network = self.parts[0]
+        network = cast(BagNet, self.parts[0])
         field, stride = network.receptive_field, network.stride
         expected = tuple((size - field) // stride + 1 for size in images.shape[-2:])
         if self.place == "position" or self.cell is not None or tuple(evidence.shape[-2:]) != expected:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers import BlurPool2d, DropPath
 from timm.layers.adaptive_avgmax_pool import FastAdaptiveAvgPool
+from timm.layers.blur_pool import BlurPool2d
+from timm.layers.drop import DropPath
 from timm.models.vgg import ConvMlp
 from torch import Tensor, nn
 

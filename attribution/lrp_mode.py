@@ -23,18 +23,23 @@ from attribution.lrp_rules import LinearMap, box_rule, epsilon_rule, gamma_rule,
 from core.errors import InputError
 
 PASSING = frozenset(
-    "view reshape flatten unflatten permute transpose swapaxes movedim contiguous clone unsqueeze squeeze select "
-    "narrow chunk split unbind cat concat stack pad to float double type expand expand_as flip roll index_select "
-    "__getitem__ __setitem__ dropout dropout1d dropout2d".split()
+    (
+        *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "contiguous"),
+        *("clone", "unsqueeze", "squeeze", "select", "narrow", "chunk", "split", "unbind", "cat", "concat", "stack"),
+        *("pad", "to", "float", "double", "type", "expand", "expand_as", "flip", "roll", "index_select"),
+        *("__getitem__", "__setitem__", "dropout", "dropout1d", "dropout2d"),
+    )
 )
 """Functions that move values without changing them; autograd's own backward moves relevance back."""
 
-POOLING = frozenset("max_pool2d adaptive_max_pool2d amax gather".split())
+POOLING = frozenset(("max_pool2d", "adaptive_max_pool2d", "amax", "gather"))
 """Functions that select values; relevance goes to the selected one."""
 
-ADDITIONS = frozenset("add add_ __add__ __radd__ __iadd__".split())
-SCALINGS = frozenset("mul mul_ __mul__ __rmul__ __imul__ multiply div div_ __truediv__ __itruediv__".split())
-AVERAGES = frozenset("mean sum avg_pool2d adaptive_avg_pool2d".split())
+ADDITIONS = frozenset(("add", "add_", "__add__", "__radd__", "__iadd__"))
+SCALINGS = frozenset(
+    ("mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply", "div", "div_", "__truediv__", "__itruediv__")
+)
+AVERAGES = frozenset(("mean", "sum", "avg_pool2d", "adaptive_avg_pool2d"))
 RULES = ("epsilon", "zplus", "gamma")
 
 

@@ -6,7 +6,9 @@ shapes of the parameters are those of the published weights.
 
 from __future__ import annotations
 
-from timm.layers import create_classifier
+from typing import Any
+
+from timm.layers.classifier import create_classifier
 from torch import Tensor, nn
 
 from backbones.split import Layout
@@ -79,19 +81,20 @@ class BagNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(planes[0], momentum=MOMENTUM)
         self.relu = nn.ReLU(inplace=True)
         self.receptive_field, self.stride, channels = 3, 1, planes[0]
-        self.feature_info = []
+        stages, self.feature_info = [], []
         for i, (kernel, blocks, width, stride) in enumerate(zip(kernels, layers, planes, STRIDES, strict=True), 1):
             stage = []
             for block in range(blocks):
                 first = block == 0
                 stage.append(BagNetBottleneck(channels, width, stride if first else 1, kernel if first else 1))
                 channels = width * BagNetBottleneck.expansion
-            setattr(self, f"layer{i}", nn.Sequential(*stage))
+            stages.append(nn.Sequential(*stage))
             self.receptive_field += (kernel - 1) * self.stride
             self.stride *= stride
             self.feature_info.append({"num_chs": channels, "reduction": self.stride, "module": f"layer{i}"})
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.num_features = self.head_hidden_size = channels
-        self.global_pool, self.fc = create_classifier(channels, num_classes, pool_type=global_pool)
+        self.reset_classifier(num_classes, global_pool)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -117,8 +120,9 @@ class BagNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
         """A new last layer; moved to where the features are."""
         self.num_classes = num_classes
-        self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
-        self.fc.to(next(self.conv1.parameters()))
+        made: Any = create_classifier(self.num_features, num_classes, pool_type=global_pool)
+        self.global_pool, self.fc = made
+        self.fc.to(self.conv1.weight)
 
 
 @register_layout(BagNet)

@@ -130,18 +130,25 @@ class BcosResNet(nn.Module):
         drop_rate: float = 0.0,
     ):
         super().__init__()
-        self.temperature, self.fixed_bias, self.drop_rate, self.grad_checkpointing = temperature, logit_bias, drop_rate, False
+        self.temperature, self.fixed_bias, self.drop_rate, self.grad_checkpointing = (
+            temperature,
+            logit_bias,
+            drop_rate,
+            False,
+        )
         self.conv1 = BcosConv2d(2 * in_chans, width, 3 if small else 7, 2, 1 if small else 3)
         self.bn1 = BatchNormUncentered2d(width)
         self.pool = nn.Identity() if small else nn.AvgPool2d(3, 2, 1)
-        channels, reduction, self.feature_info = width, 2 if small else 4, []
+        channels, stages, self.feature_info = width, [], []
         for i, blocks in enumerate(layers):
             stage, planes = [], width * 2**i
             for block in range(blocks):
                 stage.append(BcosBlock(channels, planes, 2 if i and not block else 1, bottleneck))
                 channels = planes * (4 if bottleneck else 1)
-            setattr(self, f"layer{i + 1}", nn.Sequential(*stage))
-            self.feature_info.append({"num_chs": channels, "reduction": reduction * 2**i, "module": f"layer{i + 1}"})
+            stages.append(nn.Sequential(*stage))
+            reduction = (2 if small else 4) * 2**i
+            self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"layer{i + 1}"})
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.num_features = self.head_hidden_size = channels
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

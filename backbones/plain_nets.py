@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import ClassifierHead
+from timm.layers.classifier import ClassifierHead
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.vgg import VGG, ConvMlp
 from torch import Tensor, full, nn, zeros
 
-from backbones.timm_models import LAYOUTS, register_layout
 from backbones.variants import Variant, register_variants
 
 
@@ -23,7 +22,7 @@ def without_bias(module: nn.Module) -> None:
     """Take the biases of all convolutions and linear layers away."""
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            layer.bias = None
+            layer.bias = None  # type: ignore[assignment]
 
 
 class BranchScale(nn.Module):
@@ -62,8 +61,8 @@ class PlainResNet(ResNet):
             without_bias(self.fc)
 
 
-class PlainVGG(nn.Module):
-    """A VGG with heads of any size, without biases if `bias=False`; names of submodules as in timm's VGG.
+class PlainVGG(VGG):
+    """A VGG with a head of any size, without biases if `bias=False`; all else is timm's VGG.
 
     Args:
         cfg: widths of the convolutions, "M" for a pooling layer.
@@ -82,8 +81,9 @@ class PlainVGG(nn.Module):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
     ):
-        super().__init__()
-        self.num_classes, self.bias, self.grad_checkpointing = num_classes, bias, False
+        nn.Module.__init__(self)  # timm's own makes a head of fixed size, a hundred million weights
+        self.num_classes, self.in_chans, self.drop_rate, self.bias = num_classes, in_chans, drop_rate, bias
+        self.grad_checkpointing, self.use_norm = False, False
         layers: list[nn.Module] = []
         channels = in_chans
         for width in cfg:
@@ -103,35 +103,15 @@ class PlainVGG(nn.Module):
         if not bias:
             without_bias(self)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Feature maps (B, C, h, w)."""
-        return self.features(x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (B, classes) of feature maps."""
-        return self.head(self.pre_logits(x), pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes)."""
-        return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.head.fc
-
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new last layer, without a bias where the network has none."""
-        self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
-        self.head.to(next(self.features.parameters()))
+        super().reset_classifier(num_classes, global_pool)
         if not self.bias:
             without_bias(self.head)
 
 
-register_layout(PlainVGG)(LAYOUTS[VGG])
-
 _VGG16 = (*(64, 64, "M", 128, 128, "M", 256, 256, 256, "M"), *(512, 512, 512, "M", 512, 512, 512, "M"))
-_VGG9 = (16, "M", 32, "M", 64, 64, "M", 96, 96, "M")
+_VGG8 = (16, "M", 32, "M", 64, "M", 96, "M", 96, "M")
 _RESNET50 = {"block": Bottleneck, "layers": (3, 4, 6, 3)}
 _RESNET10 = {
     "block": BasicBlock,
@@ -157,9 +137,9 @@ register_variants(
     __name__,
     {
         "vgg16_nobias": Variant({"cfg": _VGG16, "bias": False}, 224, "features.0", "head.fc"),
-        "vgg9_small": Variant({"cfg": _VGG9, "head_size": 4, "hidden": 256}, 64, "features.0", "head.fc"),
-        "vgg9_nobias_small": Variant(
-            {"cfg": _VGG9, "head_size": 4, "hidden": 256, "bias": False}, 64, "features.0", "head.fc"
+        "vgg8_small": Variant({"cfg": _VGG8, "head_size": 2, "hidden": 256}, 64, "features.0", "head.fc"),
+        "vgg8_nobias_small": Variant(
+            {"cfg": _VGG8, "head_size": 2, "hidden": 256, "bias": False}, 64, "features.0", "head.fc"
         ),
     },
 )

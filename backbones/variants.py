@@ -31,7 +31,7 @@ def register_variants(family: type[nn.Module], module: str, variants: dict[str, 
     Their weights have no address: a file or a checkpoint holds them.
     """
     home = sys.modules[module]
-    configs = {name: _config(variant) for name, variant in variants.items()}
+    configs: Any = {name: _config(variant) for name, variant in variants.items()}
     vars(home).setdefault("default_cfgs", {}).update(generate_default_cfgs(configs))
     for name, variant in variants.items():
         entry = _entry_point(family, name, variant)
