@@ -1,0 +1,131 @@
+"""Maps that intrinsically explainable networks give by themselves: BagNet's evidence, B-cos's weights."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from attribution.base import Attribution, Passes, gradient, register_attribution, select_logits
+from attribution.switches import switched
+from backbones.bagnet import BagNet
+from backbones.bcos import BcosConv2d, BcosResNet
+from backbones.timm_models import TimmBackbone
+from core.errors import InputError
+
+
+class Intrinsic(Attribution):
+    """Base: a method that only networks with a certain kind of part have."""
+
+    part: type[nn.Module]
+
+    def __init__(self, model: nn.Module, layer: str | None = None, *, cell: int | None = None, **common: Any):
+        if isinstance(model, (BagNet, BcosResNet)):
+            model = TimmBackbone(model)
+        super().__init__(model, layer, cell=cell, **common)
+        self.parts = [module for module in self.model.modules() if isinstance(module, self.part)]
+        if not self.parts:
+            raise InputError(f"this map needs {self.needs}, got {getattr(self.model, 'name', type(model).__name__)}")
+        self.cell = cell
+
+    def cut(self, layer: str) -> Any:
+        """The network cut at another layer, for the same cell's head."""
+        return self.model.split(layer, **({} if self.cell is None else {"cell": self.cell}))
+
+    def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
+        triples = zip(images.split(self.chunk), activations.split(self.chunk), targets.split(self.chunk), strict=True)
+        return torch.cat([self.explain(*triple) for triple in triples])
+
+    def explain(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
+        """The maps of a sub-batch."""
+        raise NotImplementedError
+
+
+@register_attribution("bagnet")
+class BagNetEvidence(Intrinsic):
+    """BagNet's class evidence at each position (Brendel and Bethge 2019); it sums to the logit.
+
+    Position p of the last features gives (wᵀa_p + b) / positions: the bias is shared out evenly, in a
+    grid setting over the positions that the cell's head sees.
+
+    Args:
+        place: where a position's evidence lies in the map. `center`: spread over the stride × stride
+            pixels in the middle of its receptive field, (B, 1, H, W) at the size of the image; `field`:
+            over the whole receptive field; `position`: one value for each, (B, 1, h, w). A grid
+            setting, whose positions are not those of one image, always gives the last.
+    Raises:
+        InputError: a network that is no BagNet, an unknown place, a layer other than the input.
+    """
+
+    needs = "a BagNet"
+    part = BagNet
+
+    def __init__(self, model: nn.Module, layer: str | None = None, *, place: str = "center", **common: Any):
+        super().__init__(model, layer, **common)
+        if self.layer != "input":
+            raise InputError(f"a BagNet's evidence exists at layer 'input' only, got {self.layer!r}")
+        if place not in ("center", "field", "position"):
+            raise InputError(f"unknown place {place!r}; known: center, field, position")
+        self.place, self.final = place, self.cut("final")
+
+    def explain(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.final.stem(images)
+            logits = select_logits(self.final.rest(features), targets)
+        weights = gradient(self.final.rest, features, targets)
+        evidence = (features * weights).sum(dim=1, keepdim=True)
+        seen = (weights != 0).any(dim=1, keepdim=True)
+        seen = seen | ~seen.any(dim=(2, 3), keepdim=True)
+        bias = logits - evidence.sum(dim=(1, 2, 3))
+        evidence = evidence + seen * (bias / seen.sum(dim=(1, 2, 3))).view(-1, 1, 1, 1)
+        return self._spread(evidence, images)
+
+    def _spread(self, evidence: Tensor, images: Tensor) -> Tensor:
+        """Evidence of positions -> evidence of pixels, where the positions are those of one whole image."""
+        network = cast(BagNet, self.parts[0])
+        field, stride = network.receptive_field, network.stride
+        expected = tuple((size - field) // stride + 1 for size in images.shape[-2:])
+        if self.place == "position" or self.cell is not None or tuple(evidence.shape[-2:]) != expected:
+            return evidence
+        start, side = (0, field) if self.place == "field" else ((field - stride) // 2, stride)
+        kernel = evidence.new_full((1, 1, side, side), side**-2)
+        pixels = nn.functional.conv_transpose2d(evidence, kernel, stride=stride)
+        right, bottom = (images.shape[i] - start - pixels.shape[i] for i in (-1, -2))
+        return nn.functional.pad(pixels, (start, right, start, bottom))
+
+    @property
+    def passes(self) -> Passes:
+        """One forward; the gradient of the pooling and the linear layer behind it costs next to nothing."""
+        return Passes(1, 0)
+
+
+@register_attribution("bcos", aliases=("B-cos",))
+class BcosContributions(Intrinsic):
+    """Contributions of a B-cos network's dynamic linear map, W(x)·x (Böhle et al. 2024, section 3).
+
+    At the input they are those of the six channels [x, 1 − x], summed; at another layer those of its
+    activations. They sum to the logit less its constant bias, which is −log(classes − 1).
+
+    Raises:
+        InputError: a network without B-cos layers.
+    """
+
+    needs = "a B-cos network"
+    part = BcosConv2d
+
+    def __init__(self, model: nn.Module, layer: str | None = None, **common: Any):
+        super().__init__(model, layer, **common)
+        self.inner = self.cut("encode") if self.layer == "input" else self.split
+
+    def explain(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
+        if self.layer == "input":
+            with torch.no_grad():
+                activations = self.inner.stem(images)
+        with switched(self.parts, "explaining", True):
+            weights = gradient(self.inner.rest, activations, targets)
+        return self.inner.to_map(activations * weights).sum(dim=1, keepdim=True)
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(1, 1)
