@@ -131,7 +131,7 @@ class RISE(Attribution):
         """What is watched, (n,): the target's probability or logit."""
         with torch.no_grad():
             logits = widen(self.split.rest(activations))
-        return select_logits(logits.softmax(dim=1) if self.softmax else logits, targets)
+        return select_logits(self.split.softmax(logits) if self.softmax else logits, targets)
 
     def draw_grids(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """The grids (n, cells, cells), 0 or 1, and shifts (n, 2) in [0, 1) of the masks of these numbers."""

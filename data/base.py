@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from core.errors import InputError
 from core.registry import Registry
-from data.transforms import crop_and_flip
 
 
 class ImageData(ABC):
@@ -44,9 +42,12 @@ class ImageData(ABC):
     def identity(self) -> Iterable[str]:
         """Strings that together determine the data; the fingerprint is their digest."""
 
-    def training_transform(self, data_config: dict[str, Any]) -> Callable[[Any], Tensor]:
-        """Random transform of pictures for training; the published recipe's unless the data say otherwise."""
-        return crop_and_flip(data_config)
+    def augment(self, images: Tensor, keys: Tensor) -> Tensor:
+        """Random change of a training batch on its device, uint8 (B, 3, H, W), by the samples' keys (B,).
+
+        For data that is rendered; files are cropped and flipped where they are loaded.
+        """
+        return images
 
     def fingerprint(self) -> str:
         """A short digest of `identity`: equal data, equal fingerprint."""

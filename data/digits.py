@@ -8,9 +8,9 @@ made of pieces of other digits, so that contours alone don't tell where the evid
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 from torch import Tensor
-from torchvision.transforms import v2
 
 from core.errors import InputError
+from core.keyed import keyed_integers, keyed_uniform, make_keys
 from data.base import DATA, ImageData
 
 VERSION = 1
@@ -198,10 +198,25 @@ class DigitScenes(ImageData):
         yield f"digits/{VERSION}/{self.seed}/{self.split}/{self.size}/{self.count}"
         yield hashlib.sha256(load_digits().images.tobytes()).hexdigest() + str(glyphs.shape)
 
-    def training_transform(self, data_config: dict[str, Any]) -> Callable[[Any], Tensor]:
+    def augment(self, images: Tensor, keys: Tensor) -> Tensor:
         """Shift by up to a tenth, permute the colour channels, invert: what leaves the digit as it is."""
-        shift = v2.RandomCrop(self.size, padding=max(self.size // 10, 1), padding_mode="reflect")
-        return v2.Compose([shift, v2.RandomChannelPermutation(), v2.RandomInvert(0.5)])
+        count, channels, height, width = images.shape
+        reach = self.size // 10
+        shifts = keyed_integers(make_keys(keys, 0), 2 * reach + 1, (2,)) - reach
+        rows, cols = (
+            _reflect(torch.arange(side, device=images.device) + shift[:, None], side)
+            for side, shift in zip((height, width), shifts.T, strict=True)
+        )
+        order = keyed_uniform(make_keys(keys, 1), (channels,)).argsort(dim=1)
+        image = torch.arange(count, device=images.device)
+        moved = images[image[:, None, None, None], order[:, :, None, None], rows[:, None, :, None], cols[:, None, None]]
+        inverted = keyed_uniform(make_keys(keys, 2)) < 0.5
+        return torch.where(inverted[:, None, None, None], 255 - moved, moved)
+
+
+def _reflect(positions: Tensor, size: int) -> Tensor:
+    """Positions outside 0 … size - 1, mirrored at the border pixel."""
+    return (size - 1) - ((size - 1) - positions.abs()).abs()
 
 
 @DATA.decorator("digits")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from core.errors import InputError
 from core.keyed import make_keys
 from data.base import CorruptImage, ImageData
-from data.transforms import evaluation_transform
+from data.transforms import crop_and_flip, evaluation_transform
 
 Batch = dict[str, Tensor]
 """image uint8 (B, 3, H, W), label int64 (B,), index int64 (B,), corrupt int64 (): files skipped."""
@@ -40,7 +40,7 @@ class Samples(Dataset[Batch | None]):
     ):
         self.source, self.seed, self.skip_corrupt = source, seed, skip_corrupt
         self.training = training
-        self.transform = source.training_transform(data_config) if training else evaluation_transform(data_config)
+        self.transform = (crop_and_flip if training else evaluation_transform)(data_config)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -53,11 +53,13 @@ class Samples(Dataset[Batch | None]):
             if not self.skip_corrupt:
                 raise
             return None
+        if isinstance(image, Tensor):
+            return {"image": image, "label": self.source.label(index), "index": index}
         if self.training:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(make_keys(self.seed, epoch, index)))
                 image = self.transform(image)
-        elif not isinstance(image, Tensor):
+        else:
             image = self.transform(image)
         return {"image": image, "label": self.source.label(index), "index": index}
 

@@ -25,7 +25,7 @@ from core.results import Score, atomic_directory, summarize_scores, write_per_im
 from core.statistics import paired_tests
 from eval import plots
 from eval.options import EvaluationOptions
-from eval.report import print_ranking
+from eval.report import print_attributions, print_ranking
 from eval.runner import ImageBatch, Method, Runner, check_classes, make_methods
 from idsds import cell_sums, deleted_logits, domain_evidence, drops_of, incremental_deletion, rank_correlation
 
@@ -338,9 +338,7 @@ def evaluate(
     `callables` are the user's own attributions by name: `f(images, targets) -> (B, C, h, w)`.
     """
     if options.list_attributions:
-        from attribution import list_attributions
-
-        print("\n".join(list_attributions()))
+        print_attributions()
         return None
     return IdsdsEvaluation(options, callables).run()
 

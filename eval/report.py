@@ -6,21 +6,37 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from attribution import describe_attributions
+
 CONTROL = "edge"
 """The control that never sees the model: a method not above it explains no more than contours do."""
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their content, the first left-aligned, the others right-aligned."""
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str | None = None) -> str:
+    """Columns as wide as their content; `align` has < or > for each, by default only the first is left."""
+    align = align or "<" + ">" * (len(header) - 1)
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = [
-        "  ".join(
-            cell.ljust(width) if not column else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+        "  ".join(f"{cell:{side}{width}}" for cell, width, side in zip(row, widths, align, strict=True)).rstrip()
         for row in (header, *rows)
     ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def print_attributions() -> None:
+    """All registered methods: name, parameters, needs, default layer, passes per map."""
+    rows = [
+        (
+            ", ".join((row.name, *row.aliases)),
+            ", ".join(f"{key}={value}" for key, value in row.parameters.items()),
+            row.needs,
+            row.layer,
+            row.forward,
+            row.backward,
+        )
+        for row in describe_attributions()
+    ]
+    print(format_table(("attribution", "parameters", "needs", "layer", "forward", "backward"), rows, "<<<<>>"))
 
 
 def number(value: float | None, digits: int = 3) -> str:

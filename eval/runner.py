@@ -12,7 +12,8 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from attribution import create_attribution, parse_attribution
+from attribution import AttributionSpec, create_attribution, expand_attributions
+from attribution.spec import parameters_of
 from checkpoints import Checkpoint, load_model
 from core.errors import InputError
 from core.results import check_out
@@ -185,6 +186,11 @@ def check_classes(checkpoint: Checkpoint, data: ImageData) -> None:
         )
 
 
+def _bounded(spec: AttributionSpec, chunk: int) -> dict[str, int]:
+    """The command's `chunk`, for a method that takes one and wasn't given its own."""
+    return {"chunk": chunk} if "chunk" in parameters_of(spec.name) and "chunk" not in spec.parameters else {}
+
+
 def make_methods(
     names: list[str],
     layers: list[str] | None,
@@ -194,11 +200,10 @@ def make_methods(
 ) -> list[Method]:
     """Build the attributions that text names, at each layer, and take in the user's own callables."""
     methods = []
-    for name in dict.fromkeys(names):
-        spec = parse_attribution(name)
-        for layer in layers or [spec.layer]:
-            explain = create_attribution(name, checkpoint.backbone, layer, chunk=spec.parameters.get("chunk", chunk))
-            methods.append(Method(spec.label, getattr(explain, "layer", layer or "input"), explain))
+    for layer in layers or [None]:
+        for spec in expand_attributions(names, checkpoint.backbone, layer):
+            explain = create_attribution(spec, checkpoint.backbone, layer, **_bounded(spec, chunk))
+            methods.append(Method(spec.label, getattr(explain, "layer", "input"), explain))
     methods += [Method(name, "input", explain) for name, explain in (callables or {}).items()]
     seen = [(method.label, method.layer) for method in methods]
     repeated = {f"{label} at {layer}" for label, layer in seen if seen.count((label, layer)) > 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from core.results import atomic_file
 from data import Batch, ImageData, KeyedBatches, Samples, make_loader, normalize
 from training.recipe import Recipe, loss_function
 
-_FILL, _GLOBAL, _VALIDATION = 11, 13, -1
-"""What random numbers are for: the random fill, the layers' own (dropout), the validation's cells."""
+_FILL, _AUGMENT, _GLOBAL, _VALIDATION = 11, 12, 13, -1
+"""What random numbers are for: the random fill, augmentation, dropout and its kin, the validation's cells."""
 
 
 class PatchFineTuner(L.LightningModule):
@@ -30,18 +31,22 @@ class PatchFineTuner(L.LightningModule):
     stochastic depth) is set at the start of each epoch, so a resumed run is the uninterrupted one.
 
     Args:
+        augment: the data set's `augment`.
         deletions: folder for the record of what was deleted, a parquet file per epoch and rank.
     """
 
-    def __init__(self, backbone: TimmBackbone, deletion: DeletionSpec, recipe: Recipe, seed: int, deletions: Path):
+    def __init__(
+        self,
+        backbone: TimmBackbone,
+        deletion: DeletionSpec,
+        recipe: Recipe,
+        seed: int,
+        augment: Callable[[Tensor, Tensor], Tensor],
+        deletions: Path,
+    ):
         super().__init__()
-        self.backbone, self.deletion, self.recipe, self.seed, self.deletions = (
-            backbone,
-            deletion,
-            recipe,
-            seed,
-            deletions,
-        )
+        self.backbone, self.deletion, self.recipe, self.seed = backbone, deletion, recipe, seed
+        self.augment, self.deletions = augment, deletions
         self.loss = loss_function(recipe.loss)
         self.accuracy = torch.nn.ModuleDict({"accuracy": MeanMetric(), "accuracy_deleted": MeanMetric()})
         self._record: list[Tensor] = []
@@ -59,9 +64,10 @@ class PatchFineTuner(L.LightningModule):
     def training_step(self, batch: Batch | None, step: int) -> Tensor | None:
         if batch is None:
             return None
-        images = normalize(batch["image"], self.backbone.data_config)
+        keys = make_keys(self.seed, self.current_epoch, batch["index"])
+        images = normalize(self.augment(batch["image"], make_keys(keys, _AUGMENT)), self.backbone.data_config)
         cells = self.deletion.sample_cells(self.seed, self.current_epoch, batch["index"])
-        images = self.deletion.delete(images, cells, make_keys(self.seed, self.current_epoch, batch["index"], _FILL))
+        images = self.deletion.delete(images, cells, make_keys(keys, _FILL))
         logits = self.backbone(images)
         loss = self.loss(logits, batch["label"])
         self._record.append(torch.stack([batch["index"], batch["label"], cells]))

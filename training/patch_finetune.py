@@ -137,7 +137,9 @@ def finetune(
         raise InputError(f"{data} has other classes in train than in val")
 
     workers = workers if workers is not None else (0 if data.partition(":")[0] == "digits" else 8)
-    module = PatchFineTuner(backbone.to(memory_format=torch.channels_last), deletion, recipe, seed, out / "deletions")  # type: ignore[call-overload]
+    module = PatchFineTuner(
+        backbone.to(memory_format=torch.channels_last), deletion, recipe, seed, train.augment, out / "deletions"
+    )  # type: ignore[call-overload]
     batches = PatchData(train, val, backbone.data_config, recipe, seed, workers, skip_corrupt)
     trainer = _make_trainer(out, recipe, accelerator, devices, num_nodes, strategy, precision)
     if trainer.is_global_zero:

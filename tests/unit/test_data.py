@@ -196,3 +196,23 @@ def test_evaluation_batches_keep_their_images_and_none_is_repeated(count, world)
 def test_batches_that_cannot_be_made_are_refused():
     with pytest.raises(InputError, match="multiple of 3 devices"):
         KeyedBatches(100, 10, shuffle=True, world=3)
+
+
+def test_digits_are_augmented_by_key_alone():
+    data = DigitScenes("train", count=8)
+    images = torch.stack([data.image(i) for i in range(8)])
+    keys = torch.arange(8) + 100
+    changed = data.augment(images, keys)
+    torch.testing.assert_close(data.augment(images[3:5], keys[3:5]), changed[3:5], rtol=0, atol=0)
+    assert not torch.equal(data.augment(images, keys + 1), changed)
+    for before, after in zip(images, changed, strict=True):
+        upright = [after.float(), 255 - after.float()]
+        middle = before[:, 16:48, 16:48].float()
+        best = min(
+            (one[list(order), 16 + y : 48 + y, 16 + x : 48 + x] - middle).abs().max()
+            for one in upright
+            for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+            for y in range(-6, 7)
+            for x in range(-6, 7)
+        )
+        assert best == 0, "a shift, a permutation of channels and an inversion undo it"
