@@ -30,7 +30,6 @@ class AblationCAM(CAM):
         self._channels: int | None = None
 
     def weights(self, images: Tensor, activations: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
-        activations = activations.contiguous()  # `places` count in this order
         places = self.channel_places(activations)
         self._channels = len(places)
         whole = self.scores(activations, targets)
@@ -45,6 +44,7 @@ class AblationCAM(CAM):
         calls = math.ceil(len(places) / max(1, self.chunk // len(activations)))
         size = math.ceil(len(places) / calls)
         # One buffer for all sub-batches: a copy for each would cost more than a small head's own pass.
+        # It is contiguous, so `places`, which count the activations in order, hold for its rows.
         buffer = activations.repeat(size, *[1] * (activations.dim() - 1))
         logits = []
         for channels in places.split(size):

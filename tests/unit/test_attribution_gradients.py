@@ -5,6 +5,7 @@ import copy
 import captum.attr
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from torch import nn
 from torch.nn import functional
@@ -12,7 +13,7 @@ from torch.nn import functional
 from attribution import create_attribution
 from attribution.gradients import fixed_noise
 from attribution.guided import guided
-from attribution.smoothing import scaled_kernel
+from attribution.smoothing import scaled_kernel, smooth
 from backbones import Backbone
 from core import InputError
 from core.keyed import keyed_normal, keyed_uniform, make_keys
@@ -133,6 +134,7 @@ def test_guided_backpropagation_clamps_what_arrives_at_any_activation(name):
     expected = (slope * second.weight[[2, 0]].relu()) @ first.weight
     maps = create_attribution("gb(absolute=False)", model)(images, torch.tensor([2, 0]))
     close(maps.flatten(), expected.sum(dim=1).detach())
+    assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize("family", ["convnext", "vit"])
@@ -226,9 +228,24 @@ def test_noise_depends_on_seed_and_sample_alone():
     assert not torch.equal(noise[3], fixed_noise(keyed_normal, 1, torch.tensor([1]), like)[0])
 
 
-@pytest.mark.parametrize(("side", "kernel"), [(448, 129), (224, 65), (64, 19), (14, 5), (7, 3), (1, 1)])
+@pytest.mark.parametrize(("side", "kernel"), [(448, 129), (224, 65), (64, 19), (14, 5), (7, 3), (5, 1), (1, 1)])
 def test_smoothing_kernel_scales_with_the_map(side, kernel):
     assert scaled_kernel(side) == kernel
+
+
+@pytest.mark.parametrize("kernel", [1, 5, 9, 17])
+def test_smoothing_is_a_gaussian_of_a_quarter_of_the_kernel(kernel):
+    maps = torch.randn(2, 1, 9, 14, dtype=torch.float64)
+    distance = np.arange(kernel) - kernel // 2
+    weights = np.exp(-0.5 * (distance / (kernel / 4)) ** 2)
+    expected = maps.numpy()
+    for axis in (2, 3):
+        expected = scipy.ndimage.convolve1d(expected, weights / weights.sum(), axis, mode="mirror")
+    close(smooth(maps, kernel), torch.tensor(expected), 1e-6)  # torchvision makes its weights in float32
+    with pytest.raises(InputError, match="too large"):
+        smooth(maps, 19)
+    with pytest.raises(InputError, match="odd"):
+        smooth(maps, 4)
 
 
 @pytest.mark.parametrize("name", ["ixg", "ig"])
