@@ -213,11 +213,14 @@ class Rollout(AttentionRelevance):
         return Passes(1, 0)
 
 
-@register_attribution("chefer", aliases=("generic-attention", "gradient-attention"))
+@register_attribution("chefer", aliases=("CheferLRP", "generic-attention"))
 class Chefer(AttentionRelevance):
     """Attention weighted by its gradient and rolled out (Chefer et al., ICCV 2021, self-attention).
 
-    All images of a batch at once: the gradient of the sum of their logits is each image's own.
+    All images of a batch at once: the gradient of the sum of their logits is each image's own. Stands in
+    for the published CheferLRP (Chefer et al., CVPR 2021), which weights the gradient with LRP relevance
+    of the attention: its rule for skip connections divides by u + v of signed tokens, which crosses 0,
+    so that single and double precision give maps that differ by percents.
 
     Raises:
         InputError: a model without visible attention, a layer other than the input.
