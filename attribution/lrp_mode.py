@@ -39,7 +39,10 @@ ADDITIONS = frozenset(("add", "add_", "__add__", "__radd__", "__iadd__"))
 SCALINGS = frozenset(
     ("mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply", "div", "div_", "__truediv__", "__itruediv__")
 )
-AVERAGES = frozenset(("mean", "sum", "avg_pool2d", "adaptive_avg_pool2d"))
+LINEAR_FUNCTIONS = frozenset(
+    ("mean", "sum", "avg_pool2d", "adaptive_avg_pool2d", "interpolate", "matmul", "__matmul__")
+)
+"""Linear functions of their first argument; relevance follows LRP-ε."""
 RULES = ("epsilon", "zplus", "gamma")
 
 
@@ -126,7 +129,7 @@ class RelevanceMode(TorchFunctionMode):
                 return self._linear(func, name, args, kwargs)
             if name == "batch_norm":
                 return self._normalize(func, *args, **kwargs)
-            if name in AVERAGES:
+            if name in LINEAR_FUNCTIONS and args and args[0] is active[0]:
                 return self._average(func, args, kwargs)
             if name in ("relu", "relu_"):
                 return Relevance.apply(lambda r, x: (r,), torch.relu(active[0].detach()), active[0])

@@ -15,7 +15,10 @@ from tests.reference.tiny_models import CLASSES, FAMILIES, tiny_batch, tiny_mode
 
 # chunk = 16 cuts a batch of three within a point; without the ReLU, a CAM isn't flat where evidence is against.
 QUICK = {"masks": 12, "steps": 3, "samples": 2, "relu": False, "chunk": 16}
-SPECIAL = {"occlusion": {"kernel": 24, "stride": 20}}
+# Large windows: what a small one costs an untrained network is lost in the rounding of its logits.
+SPECIAL = {"occlusion": {"kernel": 24, "stride": 20}, "region": {"grid": 2}, "dea": {"grid": 2}}
+RECTIFIED = {"gpa", "ega", "region", "dea"}  # ReLU by definition: flat where the evidence is against
+TARGETLESS = {"random", "edge", "rollout"}
 CASES = [(name, family) for name in list_attributions() for family in FAMILIES]
 walk = pytest.mark.parametrize(("name", "family"), CASES)
 
@@ -69,7 +72,7 @@ def test_a_batch_equals_its_images_one_by_one(name, family):
     assert maps.dtype == torch.float32
     assert not maps.requires_grad
     assert maps.isfinite().all()
-    assert maps.flatten(1).std(dim=1).min() > 0
+    assert name in RECTIFIED or maps.flatten(1).std(dim=1).min() > 0
     for i in range(3):
         assert close(explain(images[i : i + 1], targets[i : i + 1]), maps[i : i + 1])
 
@@ -86,7 +89,7 @@ def test_model_and_input_are_left_as_they_were(name, family):
     assert torch.equal(maps, maps_of(name, family))  # another instance, the same answer
     assert torch.equal(generator, torch.get_rng_state())
     assert state_of(model) == before
-    if explain.passes != (0, 0):
+    if name not in TARGETLESS:
         with pytest.raises(InputError, match="targets"):
             explain(images, torch.full_like(targets, CLASSES))
         assert state_of(model) == before
@@ -103,7 +106,9 @@ def test_half_precision_comes_close(name, family):
     assert half.dtype == torch.float32
     assert half.isfinite().all()
     # bfloat16 keeps 8 bits: the direction of the map survives, its digits don't
-    assert torch.cosine_similarity(half.flatten(1), maps.flatten(1)).min() > 0.8
+    told = maps.flatten(1).std(dim=1) > 0
+    assert told.any()
+    assert torch.cosine_similarity(half[told].flatten(1), maps[told].flatten(1)).min() > 0.8
 
 
 @pytest.mark.parametrize("name", list_attributions())
