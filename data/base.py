@@ -15,8 +15,8 @@ from core.registry import Registry
 from data.transforms import crop_and_flip
 
 
-class ImageData(ABC):
-    """Images by index. The order never depends on the model, the method or the machine.
+class IndexedData(ABC):
+    """Pictures by index. The order never depends on the model, the method or the machine.
 
     Attributes:
         name: what `--data` called it; `split`: "train" or "val"; `classes`: names by label.
@@ -37,16 +37,8 @@ class ImageData(ABC):
         """
 
     @abstractmethod
-    def label(self, index: int) -> int:
-        """The class index."""
-
-    @abstractmethod
     def identity(self) -> Iterable[str]:
         """Strings that together determine the data; the fingerprint is their digest."""
-
-    def training_transform(self, data_config: dict[str, Any]) -> Callable[[Any], Tensor]:
-        """Random transform of pictures for training; the published recipe's unless the data say otherwise."""
-        return crop_and_flip(data_config)
 
     def fingerprint(self) -> str:
         """A short digest of `identity`: equal data, equal fingerprint."""
@@ -54,6 +46,18 @@ class ImageData(ABC):
         for line in self.identity():
             digest.update(line.encode() + b"\n")
         return digest.hexdigest()[:16]
+
+
+class ImageData(IndexedData):
+    """Pictures with one label each."""
+
+    @abstractmethod
+    def label(self, index: int) -> int:
+        """The class index."""
+
+    def training_transform(self, data_config: dict[str, Any]) -> Callable[[Any], Tensor]:
+        """Random transform of pictures for training; the published recipe's unless the data say otherwise."""
+        return crop_and_flip(data_config)
 
 
 class CorruptImage(InputError):
