@@ -120,11 +120,11 @@ def finetune(
     )
     check_data(data, train, val, recipe)
     module = PatchFineTuner(backbone.to(memory_format=torch.channels_last), deletion, recipe, seed, out / "deletions")  # type: ignore[call-overload]
-    samples = (
+    training, validation = (
         Samples(source, backbone.data_config, training=source is train, seed=seed, skip_corrupt=skip_corrupt)
         for source in (train, val)
     )
-    batches = KeyedData(*samples, recipe.batch_size, seed, loader_workers(workers, data))
+    batches = KeyedData(training, validation, recipe.batch_size, seed, loader_workers(workers, data))
     hardware = Hardware(accelerator, devices, num_nodes, strategy, precision)
     fit_and_export(out, module, batches, hardware, settings, resume, checkpoint.sha256, save_checkpoint)
 

@@ -148,13 +148,13 @@ def finetune(
         seed,
         out / "deletions",
     )
-    samples = (
+    training, validation = (
         SegmentationSamples(
             source, segmenter.data_config, training=source is train, seed=seed, skip_corrupt=skip_corrupt
         )
         for source in (train, val)
     )
-    batches = KeyedData(*samples, recipe.batch_size, seed, loader_workers(workers, data))
+    batches = KeyedData(training, validation, recipe.batch_size, seed, loader_workers(workers, data))
     hardware = Hardware(accelerator, devices, num_nodes, strategy, precision)
     fit_and_export(out, module, batches, hardware, settings, resume, checkpoint.sha256, save_segmenter)
 

@@ -68,7 +68,7 @@ def test_digit_masks_hold_the_scenes_digits():
 
 def test_the_fingerprint_of_single_digits_is_what_it_was():
     one = DigitScenes("val", 32, count=3)
-    assert list(one.identity())[0] == "digits/1/0/val/32/3"
+    assert next(iter(one.identity())) == "digits/1/0/val/32/3"
     assert one.fingerprint() != DigitScenes("val", 32, count=3, digits=(2, 4)).fingerprint()
 
 
@@ -161,7 +161,7 @@ def test_a_mask_that_does_not_fit_is_named_and_counted(tmp_path, mask, message):
 
 def test_missing_files_and_empty_lists_are_refused(tmp_path):
     root = make_voc(tmp_path, [("val", 2), ("train", 0)])
-    with pytest.raises(InputError, match="the train list of voc:.* is empty"):
+    with pytest.raises(InputError, match=r"the train list of voc:.* is empty"):
         open_segmentation_data(f"voc:{root}", "train")
     (root / "VOCdevkit/VOC2012/JPEGImages/val_1.jpg").unlink()
     with pytest.raises(InputError, match=r"1 files that the val list of .* names are missing: .*val_1.jpg"):
