@@ -36,10 +36,16 @@ class Segmenter(Explainable):
     Attributes:
         data_config: input size, mean, std and interpolation, as timm spells them.
         num_classes: K, the background included.
+        architecture, arguments: what `create_segmenter` was given, to build it again.
     """
 
     data_config: dict[str, Any]
     num_classes: int
+    architecture: str = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arguments: dict[str, Any] = {}
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -115,15 +121,19 @@ class FcnSegmenter(Segmenter):
     """A 1×1 classifier on the last map of a backbone and on its middle layer (stride 8 in most).
 
     Both maps stand side by side at the middle layer's resolution, which is the final layer: one 1×1
-    convolution over them equals the sum of one on each (the skip of FCN; Long et al. 2015).
+    convolution over them equals the sum of one on each (the skip of FCN; Long et al. 2015). `skip`
+    names another layer for the earlier map, which then is the layer "middle".
     A family without a layout lends the last of timm's feature maps and the coarsest of stride 8 or
     less, and offers the layers "input" and "final" only.
     """
 
-    def __init__(self, name: str, encoder: nn.Module, num_classes: int, data_config: dict[str, Any]):
+    def __init__(
+        self, name: str, encoder: nn.Module, num_classes: int, data_config: dict[str, Any], skip: str | None = None
+    ):
         super().__init__()
         self.name = f"fcn_{name}"
         self.encoder = encoder
+        self.skip = skip
         self.num_classes = num_classes
         self.data_config = data_config
         self.classifier: nn.Module = nn.Identity()
@@ -138,8 +148,13 @@ class FcnSegmenter(Segmenter):
         """The backbone's steps as far as the earlier map, then "fuse"."""
         inner: Layout | None = getattr(self.encoder, "layout", None)
         if inner is None:
+            if self.skip:
+                raise InputError(f"{self.name} has no layers to choose from, so it can't skip from {self.skip!r}")
             return Layout((Step("fuse", self._fuse_features),), self.classifier, {"final": "fuse"})
-        cut = inner.cut(inner.taps["middle"])
+        skip = self.skip or inner.taps["middle"]
+        cut = inner.cut(skip)
+        if cut is None:
+            raise unknown_name(f"layer of {self.name} to skip from", skip, [step.path for step in inner.steps])
         before, after = inner.steps[:cut], inner.steps[cut:]
 
         def fuse(early: Tensor) -> Tensor:
@@ -149,7 +164,7 @@ class FcnSegmenter(Segmenter):
         def to_map(activations: Tensor) -> Tensor:
             return activations if activations.dim() == 4 else inner.to_map(activations)
 
-        taps = {"middle": inner.taps["middle"], "final": "fuse"}
+        taps = {"middle": skip, "final": "fuse"}
         return Layout((*before, Step("fuse", fuse)), self.classifier, taps, to_map, inner.spread, inner.upsample)
 
     def _fuse_features(self, images: Tensor) -> Tensor:
@@ -189,6 +204,7 @@ def create_segmenter(
     pretrained: bool = False,
     weights: Path | str | None = None,
     input_size: int | None = None,
+    skip: str | None = None,
     **timm_arguments: Any,
 ) -> Segmenter:
     """A segmentation network by name: `create_segmenter("resnet10t", num_classes=11)`.
@@ -201,16 +217,19 @@ def create_segmenter(
         pretrained: torchvision's COCO weights with VOC's classes, or timm's weights of the backbone.
         weights: a local file of a torchvision model's weights, `.safetensors` or `.pth`.
         input_size: side of the square images in pixels that the data should have.
+        skip: layer of the timm backbone whose map the head sees besides the last one, e.g. "layer1".
         timm_arguments: passed on to `timm.create_model`.
     Raises:
         InputError: unknown name, no class count, weights that can't be had or don't fit.
     """
     if name in TORCHVISION:
-        if timm_arguments:
-            raise InputError(f"{name} takes no further arguments, got {', '.join(timm_arguments)}")
+        refused = [*(["skip"] if skip else []), *timm_arguments]
+        if refused:
+            raise InputError(f"{name} takes no further arguments, got {', '.join(refused)}")
         model = _torchvision_segmenter(name, num_classes, _read_weights(name, pretrained, weights))
         if input_size:
             model.data_config["input_size"] = (3, input_size, input_size)
+        model.architecture = name
         return model
     if ":" not in name and not timm.is_model(name.split(".")[0]):
         raise unknown_name("segmentation model", name, [*TORCHVISION, *timm.list_models()])
@@ -219,7 +238,9 @@ def create_segmenter(
     if weights is not None:
         raise InputError(f"weights= takes a file of {', '.join(TORCHVISION)}; {name} is a timm backbone")
     encoder, config = _timm_encoder(name, pretrained, input_size, timm_arguments)
-    return FcnSegmenter(name, encoder, num_classes, config)
+    segmenter = FcnSegmenter(name, encoder, num_classes, config, skip)
+    segmenter.architecture, segmenter.arguments = name, timm_arguments | ({"skip": skip} if skip else {})
+    return segmenter
 
 
 def _timm_encoder(

@@ -19,9 +19,19 @@ def model_card(name: str, config: dict[str, Any], training: dict[str, Any]) -> s
         )
     else:
         seen = "The model was trained on whole images only: deleting patches takes it out of its domain."
+    segmentation = config.get("task") == "segmentation"
+    tags = "image-segmentation, attribution, dea" if segmentation else "image-classification, attribution, idsds"
+    library = "" if segmentation else "library_name: timm\n"
+    load = (
+        f"""from checkpoints import load_segmenter
+model = load_segmenter("{name}").backbone.eval()   # the folder"""
+        if segmentation
+        else f"""import timm
+model = timm.create_model("local-dir:{name}", pretrained=True)   # any folder name"""
+    )
+    command = "eval.dea" if segmentation else "eval.idsds"
     return f"""---
-library_name: timm
-tags: [image-classification, attribution, idsds]
+{library}tags: [{tags}]
 ---
 # {config["architecture"]}, {config["num_classes"]} classes
 
@@ -40,12 +50,11 @@ Trained on `{training.get("data", {}).get("name", "unknown")}` at {config["pretr
 ## Use
 
 ```python
-import timm
-model = timm.create_model("local-dir:{name}", pretrained=True)   # any folder name
+{load}
 ```
 
 ```sh
-python -m eval.idsds --model {name}
+python -m {command} --model {name}
 ```
 
 ## Settings

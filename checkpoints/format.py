@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from safetensors.torch import save_file
 from torch import nn
 
-from backbones import TimmBackbone, create_backbone
+from backbones import Explainable, TimmBackbone, create_backbone
 from checkpoints.card import model_card
 from core.deletion import DeletionSpec
 from core.errors import InputError
@@ -26,11 +26,14 @@ WEIGHTS, CONFIG, TRAINING, CARD = "model.safetensors", "config.json", "training.
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "license", "origin_url", "paper_ids"}
 
 
+Model = TypeVar("Model", bound=Explainable)
+
+
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Generic[Model]):
     """A loaded model and what is known of it; `deletion` is None for a model that never saw any."""
 
-    backbone: TimmBackbone
+    backbone: Model
     name: str
     deletion: DeletionSpec | None = None
     classes: list[str] | None = None
@@ -55,15 +58,23 @@ def save_checkpoint(
     training: dict[str, Any],
 ) -> None:
     """Write a checkpoint folder; each file whole or not at all, the weights first."""
+    write_folder(folder, backbone.model, _timm_config(backbone), deletion, classes, training)
+
+
+def write_folder(
+    folder: Path,
+    model: nn.Module,
+    config: dict[str, Any],
+    deletion: DeletionSpec | None,
+    classes: list[str],
+    training: dict[str, Any],
+) -> None:
+    """The four files of a checkpoint: a model's own weights, its config and what is known of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = backbone.model
     with atomic_file(folder / WEIGHTS) as temporary:
         save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, temporary)
     training = {**training, "sha256": sha256_file(folder / WEIGHTS)}
-    config = _timm_config(backbone) | {
-        "label_names": classes,
-        "deletion": deletion.to_dict() if deletion else None,
-    }
+    config = config | {"label_names": classes, "deletion": deletion.to_dict() if deletion else None}
     write_json(folder / CONFIG, config)
     write_json(folder / TRAINING, training)
     with atomic_file(folder / CARD) as temporary:
@@ -88,18 +99,20 @@ def _timm_config(backbone: TimmBackbone) -> dict[str, Any]:
     }
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
+def load_checkpoint(folder: Path) -> Checkpoint[TimmBackbone]:
     """Read a checkpoint folder; InputError if it is incomplete or its weights aren't those recorded."""
-    missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
-    if missing:
-        raise InputError(f"{folder} is no checkpoint: it lacks {' and '.join(missing)}")
-    config = _read_json(folder / CONFIG)
-    training = _read_json(folder / TRAINING) if (folder / TRAINING).is_file() else None
-    digest = sha256_file(folder / WEIGHTS)
-    if training and training.get("sha256", digest) != digest:
-        raise InputError(f"{folder / WEIGHTS} is not the file that {TRAINING} recorded (sha256 {digest[:12]}… differs)")
+    config, training, digest = read_folder(folder)
+    if config.get("task") == "segmentation":
+        raise InputError(f"{folder} holds a segmentation network; evaluate it with eval.dea")
     backbone = create_backbone(f"local-dir:{folder}")
     backbone.arguments = config.get("model_args", {})
+    return describe_checkpoint(backbone, folder, config, training, digest)
+
+
+def describe_checkpoint(
+    backbone: Model, folder: Path, config: dict[str, Any], training: dict[str, Any] | None, digest: str
+) -> Checkpoint[Model]:
+    """A loaded model with what its folder says of it."""
     spec = config.get("deletion")
     return Checkpoint(
         backbone,
@@ -109,6 +122,19 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         training,
         digest,
     )
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
+    """Config, training record and the digest of the weights, which must be the recorded one."""
+    missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} is no checkpoint: it lacks {' and '.join(missing)}")
+    config = _read_json(folder / CONFIG)
+    training = _read_json(folder / TRAINING) if (folder / TRAINING).is_file() else None
+    digest = sha256_file(folder / WEIGHTS)
+    if training and training.get("sha256", digest) != digest:
+        raise InputError(f"{folder / WEIGHTS} is not the file that {TRAINING} recorded (sha256 {digest[:12]}… differs)")
+    return config, training, digest
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from backbones import create_backbone
+from backbones import TimmBackbone, create_backbone
 from checkpoints.format import CONFIG, Checkpoint, load_checkpoint
 from core.errors import InputError, unknown_name
 from core.results import sha256_file
@@ -25,7 +25,7 @@ def load_model(
     pretrained: bool = False,
     input_size: int | None = None,
     model_args: dict[str, Any] | None = None,
-) -> Checkpoint:
+) -> Checkpoint[TimmBackbone]:
     """Load what `--model` names.
 
     Args:
@@ -60,22 +60,25 @@ def load_model(
             f"no checkpoint at {text}; expected a folder with {CONFIG}, a weight file, timm:NAME or hf-hub:ORG/NAME"
         )
     if source == "hf-hub":
-        return _load_from_hub(name)
+        return load_checkpoint(download(name))
     raise InputError(f"unknown model source {source!r} in {text!r}; known: timm, hf-hub, or a path")
 
 
-def _load_from_hub(name: str) -> Checkpoint:
+def download(name: str) -> Path:
+    """The folder of a checkpoint on the Hub, fetched once."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = snapshot_download(name, allow_patterns=["*.json", "model.safetensors", "README.md"])
     except Exception as error:
         raise InputError(f"can't download hf-hub:{name}: {type(error).__name__}; is there a network?") from error
-    return load_checkpoint(Path(folder))
+    return Path(folder)
 
 
-def _load_weight_file(path: Path, arch: str, input_size: int | None, model_args: dict[str, Any]) -> Checkpoint:
-    state = _read_weights(path)
+def _load_weight_file(
+    path: Path, arch: str, input_size: int | None, model_args: dict[str, Any]
+) -> Checkpoint[TimmBackbone]:
+    state = read_weights(path)
     probe = create_backbone(arch, input_size=input_size, **model_args)
     classifier = probe.model.pretrained_cfg.get("classifier")  # type: ignore[union-attr]
     head = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
@@ -88,7 +91,7 @@ def _load_weight_file(path: Path, arch: str, input_size: int | None, model_args:
     return Checkpoint(backbone, backbone.name, sha256=sha256_file(path))
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """A state dict from safetensors or a weights-only pickle, without the wrappers that trainers add."""
     try:
         content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)

@@ -195,7 +195,7 @@ def write_summary(
 
 def write_per_image(folder: Path, table: pd.DataFrame) -> None:
     """Write `per_image.parquet`: a row per image, attribution, layer and metric, in a fixed order."""
-    keys = [key for key in ("metric", "attribution", "layer", "index", "cell") if key in table]
+    keys = [key for key in ("metric", "attribution", "layer", "index", "class", "cell") if key in table]
     with atomic_file(folder / "per_image.parquet") as temporary:
         table.sort_values(keys, kind="stable").reset_index(drop=True).to_parquet(temporary)
 

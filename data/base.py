@@ -13,8 +13,8 @@ from core.errors import InputError
 from core.registry import Registry
 
 
-class ImageData(ABC):
-    """Images by index. The order never depends on the model, the method or the machine.
+class IndexedData(ABC):
+    """Pictures by index. The order never depends on the model, the method or the machine.
 
     Attributes:
         name: what `--data` called it; `split`: "train" or "val"; `classes`: names by label.
@@ -35,17 +35,13 @@ class ImageData(ABC):
         """
 
     @abstractmethod
-    def label(self, index: int) -> int:
-        """The class index."""
-
-    @abstractmethod
     def identity(self) -> Iterable[str]:
         """Strings that together determine the data; the fingerprint is their digest."""
 
     def augment(self, images: Tensor, keys: Tensor) -> Tensor:
         """Random change of a training batch on its device, uint8 (B, 3, H, W), by the samples' keys (B,).
 
-        For data that is rendered; files are cropped and flipped where they are loaded.
+        For pictures that are rendered; files are cropped and flipped where they are loaded.
         """
         return images
 
@@ -55,6 +51,14 @@ class ImageData(ABC):
         for line in self.identity():
             digest.update(line.encode() + b"\n")
         return digest.hexdigest()[:16]
+
+
+class ImageData(IndexedData):
+    """Pictures with one label each."""
+
+    @abstractmethod
+    def label(self, index: int) -> int:
+        """The class index."""
 
 
 class CorruptImage(InputError):

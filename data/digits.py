@@ -1,4 +1,4 @@
-"""`digits`: scenes with one real handwritten digit on a textured, cluttered background.
+"""`digits`: scenes with one real handwritten digit (or several) on a textured, cluttered background.
 
 The digits are the 1797 that scikit-learn carries (Alpaydin and Kaynak 1998). A scene is drawn anew
 from (seed, split, index) alone, at any size; no source digit is shared between splits. Clutter is
@@ -153,17 +153,23 @@ def render_scene(seed: int, split: str, index: int, size: int, digits: tuple[int
 
 
 class DigitScenes(ImageData):
-    """Scenes with one digit each; the label is the digit.
+    """Scenes with one digit each; the label is the digit. With `digits`, the least and most of a scene.
 
     Rendered once and kept, up to `cache_bytes`, so that training reads memory from its second
     epoch on.
     """
 
     def __init__(
-        self, split: str = "val", size: int = 64, seed: int = 0, count: int | None = None, cache_bytes: int = 1 << 29
+        self,
+        split: str = "val",
+        size: int = 64,
+        seed: int = 0,
+        count: int | None = None,
+        cache_bytes: int = 1 << 29,
+        digits: tuple[int, int] = (1, 1),
     ):
         _split_sources(split)
-        self.name, self.split, self.size, self.seed = "digits", split, size, seed
+        self.name, self.split, self.size, self.seed, self.digits = "digits", split, size, seed, digits
         self.classes = [str(digit) for digit in range(10)]
         self.count = COUNTS[split] if count is None else count
         if self.count < 1 or size < 8:
@@ -178,7 +184,7 @@ class DigitScenes(ImageData):
         """The whole scene, with its mask."""
         if index in self._kept:
             return self._kept[index]
-        scene = render_scene(self.seed, self.split, index, self.size)
+        scene = render_scene(self.seed, self.split, index, self.size, self.digits)
         if len(self._kept) < self._room:
             self._kept[index] = scene
         return scene
@@ -195,7 +201,8 @@ class DigitScenes(ImageData):
 
     def identity(self) -> Iterable[str]:
         glyphs, _ = _sources()
-        yield f"digits/{VERSION}/{self.seed}/{self.split}/{self.size}/{self.count}"
+        several = "" if self.digits == (1, 1) else f"/{self.digits}"
+        yield f"digits/{VERSION}/{self.seed}/{self.split}/{self.size}/{self.count}{several}"
         yield hashlib.sha256(load_digits().images.tobytes()).hexdigest() + str(glyphs.shape)
 
     def augment(self, images: Tensor, keys: Tensor) -> Tensor:

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from core.errors import InputError
 from core.keyed import make_keys
-from data.base import CorruptImage, ImageData
+from data.base import CorruptImage, ImageData, IndexedData
 from data.transforms import crop_and_flip, evaluation_transform
 
 Batch = dict[str, Tensor]
-"""image uint8 (B, 3, H, W), label int64 (B,), index int64 (B,), corrupt int64 (): files skipped."""
+"""image uint8 (B, 3, H, W), label int64 (B,) or (B, H, W), index int64 (B,), corrupt int64 (): files skipped."""
 
 
 def normalize(images: Tensor, data_config: dict[str, Any], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -26,42 +26,55 @@ def normalize(images: Tensor, data_config: dict[str, Any], dtype: torch.dtype = 
     return (images.to(dtype) / 255 - mean) / std
 
 
-class Samples(Dataset[Batch | None]):
-    """Pictures as uint8 tensors. A key is (epoch, index): augmentation depends on nothing else."""
+class KeyedSamples(Dataset[Batch | None]):
+    """Samples by (epoch, index): augmentation depends on nothing else. A subclass reads and transforms."""
 
-    def __init__(
-        self,
-        source: ImageData,
-        data_config: dict[str, Any],
-        *,
-        training: bool,
-        seed: int = 0,
-        skip_corrupt: bool = False,
-    ):
-        self.source, self.seed, self.skip_corrupt = source, seed, skip_corrupt
-        self.training = training
-        self.transform = (crop_and_flip if training else evaluation_transform)(data_config)
+    def __init__(self, source: IndexedData, *, training: bool, seed: int = 0, skip_corrupt: bool = False):
+        self.source, self.training, self.seed, self.skip_corrupt = source, training, seed, skip_corrupt
 
     def __len__(self) -> int:
         return len(self.source)
 
+    def read(self, index: int) -> dict[str, Any]:
+        """`image` and `label` as the source has them; CorruptImage if it can't be decoded."""
+        raise NotImplementedError
+
+    def prepare(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """`image` uint8 (3, H, W) and `label`; for training, drawn from the global generator, seeded by the key."""
+        raise NotImplementedError
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any] | None:
         epoch, index = key
         try:
-            image = self.source.image(index)
+            sample = self.read(index)
         except CorruptImage:
             if not self.skip_corrupt:
                 raise
             return None
-        if isinstance(image, Tensor):
-            return {"image": image, "label": self.source.label(index), "index": index}
         if self.training:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(make_keys(self.seed, epoch, index)))
-                image = self.transform(image)
+                sample = self.prepare(sample)
         else:
-            image = self.transform(image)
-        return {"image": image, "label": self.source.label(index), "index": index}
+            sample = self.prepare(sample)
+        return {**sample, "index": index}
+
+
+class Samples(KeyedSamples):
+    """Pictures as uint8 tensors, with their labels."""
+
+    source: ImageData
+
+    def __init__(self, source: ImageData, data_config: dict[str, Any], *, training: bool, **keyed: Any):
+        super().__init__(source, training=training, **keyed)
+        self.transform = (crop_and_flip if training else evaluation_transform)(data_config)
+
+    def read(self, index: int) -> dict[str, Any]:
+        return {"image": self.source.image(index), "label": self.source.label(index)}
+
+    def prepare(self, sample: dict[str, Any]) -> dict[str, Any]:
+        rendered = isinstance(sample["image"], Tensor)
+        return sample if rendered else {**sample, "image": self.transform(sample["image"])}
 
 
 def collate(samples: Sequence[dict[str, Any] | None]) -> Batch | None:
@@ -69,12 +82,7 @@ def collate(samples: Sequence[dict[str, Any] | None]) -> Batch | None:
     kept = [sample for sample in samples if sample is not None]
     if not kept:
         return None
-    return {
-        "image": torch.stack([sample["image"] for sample in kept]),
-        "label": torch.tensor([sample["label"] for sample in kept]),
-        "index": torch.tensor([sample["index"] for sample in kept]),
-        "corrupt": torch.tensor(len(samples) - len(kept)),
-    }
+    return {**default_collate(kept), "corrupt": torch.tensor(len(samples) - len(kept))}
 
 
 class KeyedBatches(Sampler[list[tuple[int, int]]]):
@@ -114,7 +122,7 @@ class KeyedBatches(Sampler[list[tuple[int, int]]]):
                 yield [(self.epoch, int(index)) for index in batch]
 
 
-def make_loader(samples: Samples, batches: KeyedBatches, workers: int = 0) -> DataLoader[Batch | None]:
+def make_loader(samples: KeyedSamples, batches: KeyedBatches, workers: int = 0) -> DataLoader[Batch | None]:
     """A loader of collated batches; workers stay alive between epochs."""
     return DataLoader(
         samples,

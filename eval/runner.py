@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,15 +15,38 @@ from torch import Tensor
 
 from attribution import AttributionSpec, create_attribution, expand_attributions
 from attribution.spec import parameters_of
-from checkpoints import Checkpoint, load_model
+from checkpoints import Checkpoint, load_model, load_segmenter
 from core.errors import InputError
 from core.results import check_out
-from data import ImageData, KeyedBatches, Samples, make_loader, normalize, open_data
+from data import (
+    IndexedData,
+    KeyedBatches,
+    KeyedSamples,
+    Samples,
+    SegmentationSamples,
+    make_loader,
+    normalize,
+    open_data,
+    open_segmentation_data,
+)
 from eval.options import EvaluationOptions
 
 
+@dataclass(frozen=True)
+class Task:
+    """How a task's data are opened and read, and its models loaded."""
+
+    open_data: Callable[..., IndexedData]
+    samples: Callable[..., KeyedSamples]
+    load_model: Callable[..., Checkpoint[Any]]
+
+
+CLASSIFICATION = Task(open_data, Samples, load_model)
+SEGMENTATION = Task(open_segmentation_data, SegmentationSamples, load_segmenter)
+
+
 class ImageBatch(NamedTuple):
-    """Normalised images on the device, their labels, and their indices in the data set."""
+    """Normalised images on the device, their labels (B,) or (B, H, W), and their indices in the data set."""
 
     images: Tensor
     labels: Tensor
@@ -56,19 +80,21 @@ class Runner:
     """A model and its data on this process's device; the other processes have other batches."""
 
     options: EvaluationOptions
-    checkpoint: Checkpoint
-    data: ImageData
+    checkpoint: Checkpoint[Any]
+    data: Any
     fabric: Fabric
+    task: Task = CLASSIFICATION
     corrupt: int = field(default=0, init=False)
 
     @classmethod
-    def start(cls, options: EvaluationOptions) -> Runner:
+    def start(cls, options: EvaluationOptions, task: Task = CLASSIFICATION) -> Runner:
         """Check the options, load model and data, start the processes."""
         options.check()
         check_out(options.out, options.overwrite)
-        size = options.input_size or (64 if options.data.partition(":")[0] == "digits" else None)
-        classes = len(open_data(options.data, options.split).classes)
-        checkpoint = load_model(
+        folder = Path(options.model).is_dir()
+        size = options.input_size or (64 if options.data.partition(":")[0] == "digits" and not folder else None)
+        classes = len(task.open_data(options.data, options.split).classes)
+        checkpoint = task.load_model(
             options.model,
             arch=options.arch,
             num_classes=None if options.pretrained else classes,
@@ -76,7 +102,7 @@ class Runner:
             input_size=size,
             model_args=options.model_args,
         )
-        data = open_data(options.data, options.split, size=checkpoint.backbone.input_size[0], seed=options.seed)
+        data = task.open_data(options.data, options.split, size=checkpoint.backbone.input_size[0], seed=options.seed)
         check_classes(checkpoint, data)
         several = options.devices * options.num_nodes > 1
         fabric = Fabric(
@@ -87,7 +113,7 @@ class Runner:
             precision=options.precision,
         )
         fabric.launch()
-        runner = cls(options, checkpoint, data, fabric)
+        runner = cls(options, checkpoint, data, fabric, task)
         runner.place(checkpoint.backbone)
         return runner
 
@@ -105,7 +131,7 @@ class Runner:
 
     def batches(self) -> Iterator[ImageBatch]:
         """This process's batches, under the chosen precision's autocast."""
-        samples = Samples(
+        samples = self.task.samples(
             self.data, self.checkpoint.backbone.data_config, training=False, skip_corrupt=self.options.skip_corrupt
         )
         keys = KeyedBatches(
@@ -174,7 +200,7 @@ class Runner:
         }
 
 
-def check_classes(checkpoint: Checkpoint, data: ImageData) -> None:
+def check_classes(checkpoint: Checkpoint[Any], data: IndexedData) -> None:
     """The data must have the checkpoint's classes: as many, and by the same names if it names them."""
     classes = checkpoint.backbone.num_classes
     if classes != len(data.classes):
@@ -194,7 +220,7 @@ def _bounded(spec: AttributionSpec, chunk: int) -> dict[str, int]:
 def make_methods(
     names: list[str],
     layers: list[str] | None,
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint[Any],
     chunk: int,
     callables: dict[str, Any] | None = None,
 ) -> list[Method]:

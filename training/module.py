@@ -1,4 +1,4 @@
-"""The Lightning module and data module of deletion fine-tuning."""
+"""The Lightning modules and data module of deletion fine-tuning."""
 
 from __future__ import annotations
 
@@ -10,47 +10,63 @@ import lightning as L
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import Module, ModuleDict
 from torch.utils.data import DataLoader
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from backbones import TimmBackbone
 from core.deletion import DeletionSpec
 from core.keyed import make_keys
 from core.results import atomic_file
-from data import Batch, ImageData, KeyedBatches, Samples, make_loader, normalize
+from data import Batch, ImageData, KeyedBatches, KeyedSamples, make_loader, normalize
 from training.recipe import Recipe, loss_function
 
 _FILL, _AUGMENT, _GLOBAL, _VALIDATION = 11, 12, 13, -1
 """What random numbers are for: the random fill, augmentation, dropout and its kin, the validation's cells."""
 
 
-class PatchFineTuner(L.LightningModule):
+class DeletionFineTuner(L.LightningModule):
     """Trains on images of which `deletion.probability` have one cell deleted.
 
     Every random choice is keyed by (seed, epoch, sample index), and the global generator (dropout,
     stochastic depth) is set at the start of each epoch, so a resumed run is the uninterrupted one.
+    A subclass names its `measure`, and says how it is updated and what else the record holds.
 
     Args:
-        augment: the data set's `augment`.
         deletions: folder for the record of what was deleted, a parquet file per epoch and rank.
     """
 
+    measure: str
+    """What validation measures on whole images; on deleted ones it is called `…_deleted`."""
+
     def __init__(
         self,
-        backbone: TimmBackbone,
+        backbone: Any,
         deletion: DeletionSpec,
         recipe: Recipe,
         seed: int,
-        augment: Callable[[Tensor, Tensor], Tensor],
         deletions: Path,
+        loss: Module,
+        make_metric: Callable[[], Metric],
     ):
         super().__init__()
         self.backbone, self.deletion, self.recipe, self.seed = backbone, deletion, recipe, seed
-        self.augment, self.deletions = augment, deletions
-        self.loss = loss_function(recipe.loss)
-        self.accuracy = torch.nn.ModuleDict({"accuracy": MeanMetric(), "accuracy_deleted": MeanMetric()})
-        self._record: list[Tensor] = []
+        self.deletions, self.loss = deletions, loss
+        self.metrics = ModuleDict({name: make_metric() for name in (self.measure, f"{self.measure}_deleted")})
+        self._record: list[dict[str, Tensor]] = []
         self._corrupt = 0
+
+    def augment(self, images: Tensor, keys: Tensor) -> Tensor:
+        """The batch's pictures, changed at random by key where the data are not augmented as they are read."""
+        return images
+
+    def update_metric(self, metric: Any, predictions: Tensor, labels: Tensor) -> None:
+        """Add predicted classes, shaped like the labels, to a metric."""
+        raise NotImplementedError
+
+    def record(self, batch: Batch, cells: Tensor) -> dict[str, Tensor]:
+        """The columns of the record of deletions."""
+        return {"index": batch["index"], "cell": cells}
 
     def configure_optimizers(self) -> Any:
         total = int(self.trainer.estimated_stepping_batches)
@@ -68,17 +84,17 @@ class PatchFineTuner(L.LightningModule):
         images = normalize(self.augment(batch["image"], make_keys(keys, _AUGMENT)), self.backbone.data_config)
         cells = self.deletion.sample_cells(self.seed, self.current_epoch, batch["index"])
         images = self.deletion.delete(images, cells, make_keys(keys, _FILL))
-        logits = self.backbone(images)
-        loss = self.loss(logits, batch["label"])
-        self._record.append(torch.stack([batch["index"], batch["label"], cells]))
+        loss = self.loss(self.backbone(images), batch["label"])
+        self._record.append(self.record(batch, cells))
         self._corrupt += int(batch["corrupt"])
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(images))
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Write which cells were deleted: the record that `mask statistics` are audited by."""
-        index, label, cell = torch.cat(self._record, dim=1).cpu().numpy()
-        table = pd.DataFrame({"epoch": self.current_epoch, "index": index, "label": label, "cell": cell})
+        names = self._record[0]
+        columns = {name: torch.cat([part[name] for part in self._record]).cpu().numpy() for name in names}
+        table = pd.DataFrame({"epoch": self.current_epoch, **columns})
         with atomic_file(self.deletions / f"epoch{self.current_epoch:03d}-rank{self.global_rank}.parquet") as path:
             table.to_parquet(path)
 
@@ -89,10 +105,10 @@ class PatchFineTuner(L.LightningModule):
         keys = make_keys(self.seed, _VALIDATION, batch["index"])
         always = DeletionSpec(self.deletion.grid, self.deletion.fill, 1.0)
         cells = always.sample_cells(self.seed, _VALIDATION, batch["index"])
-        for name, shown in (("accuracy", images), ("accuracy_deleted", always.delete(images, cells, keys))):
-            right = (self.backbone(shown).argmax(dim=1) == batch["label"]).float()
-            self.accuracy[name].update(right)
-            self.log(f"val/{name}", self.accuracy[name], on_epoch=True, prog_bar=True, batch_size=len(images))
+        for name, shown in zip(self.metrics, (images, always.delete(images, cells, keys)), strict=True):
+            metric: Any = self.metrics[name]
+            self.update_metric(metric, self.backbone(shown).argmax(dim=1), batch["label"])
+            self.log(f"val/{name}", metric, on_epoch=True, prog_bar=True, batch_size=len(images))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the epoch's metrics beside its weights."""
@@ -107,29 +123,44 @@ class PatchFineTuner(L.LightningModule):
         return self._corrupt
 
 
-class PatchData(L.LightningDataModule):
-    """Training and validation batches of two splits; who sees what depends on (seed, epoch) alone."""
+class PatchFineTuner(DeletionFineTuner):
+    """Classification of `data`: accuracy, its augmentation of batches, and the label in the record."""
+
+    measure = "accuracy"
 
     def __init__(
         self,
-        train: ImageData,
-        val: ImageData,
-        data_config: dict[str, Any],
+        backbone: TimmBackbone,
+        deletion: DeletionSpec,
         recipe: Recipe,
         seed: int,
-        workers: int,
-        skip_corrupt: bool,
+        deletions: Path,
+        data: ImageData,
     ):
-        super().__init__()
-        self.recipe, self.seed, self.workers = recipe, seed, workers
-        self.train = Samples(train, data_config, training=True, seed=seed, skip_corrupt=skip_corrupt)
-        self.val = Samples(val, data_config, training=False, seed=seed, skip_corrupt=skip_corrupt)
+        super().__init__(backbone, deletion, recipe, seed, deletions, loss_function(recipe.loss), MeanMetric)
+        self.data = data
 
-    def _loader(self, samples: Samples, shuffle: bool) -> DataLoader[Batch | None]:
+    def augment(self, images: Tensor, keys: Tensor) -> Tensor:
+        return self.data.augment(images, keys)
+
+    def update_metric(self, metric: Any, predictions: Tensor, labels: Tensor) -> None:
+        metric.update((predictions == labels).float())
+
+    def record(self, batch: Batch, cells: Tensor) -> dict[str, Tensor]:
+        return {"index": batch["index"], "label": batch["label"], "cell": cells}
+
+
+class KeyedData(L.LightningDataModule):
+    """Training and validation batches of two splits; who sees what depends on (seed, epoch) alone."""
+
+    def __init__(self, train: KeyedSamples, val: KeyedSamples, batch_size: int, seed: int, workers: int):
+        super().__init__()
+        self.train, self.val = train, val
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+
+    def _loader(self, samples: KeyedSamples, shuffle: bool) -> DataLoader[Batch | None]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = KeyedBatches(
-            len(samples), self.recipe.batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world=world
-        )
+        batches = KeyedBatches(len(samples), self.batch_size, shuffle=shuffle, seed=self.seed, rank=rank, world=world)
         return make_loader(samples, batches, self.workers)
 
     def train_dataloader(self) -> DataLoader[Batch | None]:

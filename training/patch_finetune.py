@@ -6,31 +6,20 @@ python -m training.patch_finetune --model resnet50 --data imagenet:PATH --pretra
 
 from __future__ import annotations
 
-import json
-import logging
-import shutil
 import sys
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from backbones import TimmBackbone
 from checkpoints import load_model, save_checkpoint
-from core import DeletionSpec, InputError, PatchGrid
+from core import DeletionSpec, InputError
 from core.cli import run_command
-from core.results import check_out, environment, write_json
-from data import ImageData, open_data
-from training.module import PatchData, PatchFineTuner
-from training.recipe import Recipe, recipe_for
-
-SETTINGS = "settings.json"
+from data import Samples, open_data
+from training.module import KeyedData, PatchFineTuner
+from training.recipe import recipe_for
+from training.run import Hardware, check_data, deletion_grid, fit_and_export, loader_workers, prepare_out
 
 
 def finetune(
@@ -106,9 +95,9 @@ def finetune(
     recipe = recipe_for(data)
     own_model_args = recipe.model_args if model is None else {}
     recipe = recipe.override(**{**given, "model_args": {**own_model_args, **(model_args or {})}})
-    deletion = DeletionSpec(PatchGrid(*_grid(grid)), fill, deletion_probability)
+    deletion = DeletionSpec(deletion_grid(grid), fill, deletion_probability)
     settings = {**given, **asdict(recipe), "grid": [deletion.grid.rows, deletion.grid.cols]}
-    _prepare_out(out, settings, resume, overwrite)
+    prepare_out(out, settings, resume, overwrite)
 
     size = input_size or (64 if data.partition(":")[0] == "digits" else None)
     classes = len(open_data(data, "train", count=1).classes)
@@ -129,116 +118,16 @@ def finetune(
         open_data(data, split, size=backbone.input_size[0], seed=seed, count=count)
         for split, count in (("train", train_images), ("val", val_images))
     )
-    if len(train) < recipe.batch_size:
-        raise InputError(
-            f"{len(train)} training images are fewer than one batch of {recipe.batch_size}; lower --batch-size"
-        )
-    if train.classes != val.classes:
-        raise InputError(f"{data} has other classes in train than in val")
-
-    workers = workers if workers is not None else (0 if data.partition(":")[0] == "digits" else 8)
-    module = PatchFineTuner(
-        backbone.to(memory_format=torch.channels_last), deletion, recipe, seed, train.augment, out / "deletions"
-    )  # type: ignore[call-overload]
-    batches = PatchData(train, val, backbone.data_config, recipe, seed, workers, skip_corrupt)
-    trainer = _make_trainer(out, recipe, accelerator, devices, num_nodes, strategy, precision)
-    if trainer.is_global_zero:
-        write_json(out / SETTINGS, settings)
-    last = out / "lightning" / "last.ckpt"
-    trainer.fit(module, batches, ckpt_path=last if resume and last.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    if trainer.is_global_zero:
-        _export(out, trainer, module, train, val, settings, checkpoint.sha256)
-
-
-def _grid(grid: list[int] | None) -> tuple[int, int]:
-    if grid is None:
-        return (4, 4)
-    if len(grid) not in (1, 2):
-        raise InputError(f"--grid takes rows and columns, got {grid}")
-    return (grid[0], grid[-1])
-
-
-@rank_zero_only
-def _prepare_out(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that isn't ours to write; on `--resume`, one whose settings differ."""
-    recorded = out / SETTINGS
-    ours = recorded.is_file()
-    if resume and ours:
-        before = json.loads(recorded.read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(settings))
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key):
-                raise InputError(
-                    f"--resume with another {key}: the run in {out} has {before.get(key)!r}, asked {now.get(key)!r}"
-                )
-    elif resume and out.exists() and any(out.iterdir()):
-        raise InputError(f"--resume: {out} holds no training run")
-    elif ours and not overwrite:
-        raise InputError(f"--out {out} already holds a training run; pass --resume, --overwrite, or another folder")
-    elif ours:
-        shutil.rmtree(out)
-    else:
-        check_out(out)
-
-
-def _make_trainer(
-    out: Path, recipe: Recipe, accelerator: str, devices: int | str, num_nodes: int, strategy: str, precision: str
-) -> L.Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*number of training batches.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
-    folder = {"dirpath": out / "lightning", "save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(filename="best", monitor="val/accuracy_deleted", mode="max", **folder)
-    last = ModelCheckpoint(filename="last", **folder)
-    return L.Trainer(
-        max_epochs=recipe.epochs,
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=num_nodes,
-        strategy=strategy,
-        precision=precision,  # type: ignore[arg-type]
-        logger=[CSVLogger(out, "logs"), TensorBoardLogger(out, "logs")],
-        callbacks=[best, last, TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 0)],
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-        enable_model_summary=False,
+    check_data(data, train, val, recipe)
+    fast = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = PatchFineTuner(fast, deletion, recipe, seed, out / "deletions", train)
+    training, validation = (
+        Samples(source, backbone.data_config, training=source is train, seed=seed, skip_corrupt=skip_corrupt)
+        for source in (train, val)
     )
-
-
-def _export(
-    out: Path,
-    trainer: L.Trainer,
-    module: PatchFineTuner,
-    train: ImageData,
-    val: ImageData,
-    settings: dict[str, Any],
-    parent: str | None,
-) -> None:
-    """The best epoch's weights to `out`, the last one's to `out/last`."""
-    for folder, name in ((out / "last", "last"), (out, "best")):
-        file = out / "lightning" / f"{name}.ckpt"
-        content = torch.load(file, "cpu", weights_only=True)
-        prefix = "backbone.model."
-        state = {
-            key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)
-        }
-        backbone: TimmBackbone = module.backbone
-        backbone.model.load_state_dict(state)
-        training = {
-            "settings": settings,
-            "epoch": content["epoch"],
-            "metrics": content["metrics"],
-            "data": {"name": train.name, "n_train": len(train), "n_val": len(val), "fingerprint": train.fingerprint()},
-            "n_corrupt": module.corrupt,
-            "parent_sha256": parent,
-            "environment": environment(),
-        }
-        save_checkpoint(folder, backbone, deletion=module.deletion, classes=train.classes, training=training)
-    print(f"checkpoint: {out}")
+    batches = KeyedData(training, validation, recipe.batch_size, seed, loader_workers(workers, data))
+    hardware = Hardware(accelerator, devices, num_nodes, strategy, precision)
+    fit_and_export(out, module, batches, hardware, settings, resume, checkpoint.sha256, save_checkpoint)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,153 @@
+"""`training.segmentation_finetune` as a command: what it writes, resuming, photographs, refusals."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from backbones import create_segmenter
+from checkpoints import load_model, load_segmenter, save_checkpoint, save_segmenter
+from core import DeletionSpec, InputError
+from core.cli import run_command
+from data import normalize, open_segmentation_data
+from tests.reference.networks import small_convnext
+from tests.reference.segmentation_folders import make_sbd
+from training.segmentation_finetune import finetune
+
+TINY = ["--train-images", "32", "--val-images", "12", "--batch-size", "8", "--epochs", "2", "--input-size", "32"]
+
+
+def train(*arguments):
+    return run_command(finetune, arguments=[str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert train("--out", out, *TINY) == 0
+    return out
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes(), (folder / "last" / "model.safetensors").read_bytes()
+
+
+def test_the_folder_says_all_that_loading_needs(trained):
+    config = json.loads((trained / "config.json").read_text())
+    assert (config["task"], config["architecture"], config["num_classes"]) == ("segmentation", "resnet10t", 11)
+    assert config["label_names"] == ["background", *"0123456789"]
+    assert config["deletion"] == DeletionSpec().to_dict()
+    assert config["model_args"]["skip"] == "layer1"
+    assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
+    training = json.loads((trained / "training.json").read_text())
+    assert set(training["metrics"]) == {"mean_iou", "mean_iou_deleted"}
+    assert training["data"]["n_train"] == 32
+    card = (trained / "README.md").read_text()
+    assert "eval.dea" in card
+    assert "timm.create_model" not in card
+    logged = pd.read_csv(trained / "logs" / "version_0" / "metrics.csv")
+    assert logged["val/mean_iou_deleted"].notna().sum() == 2
+    record = pd.read_parquet(trained / "deletions" / "epoch001-rank0.parquet")
+    expected = DeletionSpec().sample_cells(0, 1, torch.tensor(record["index"].to_numpy()))
+    assert record["cell"].tolist() == expected.tolist()
+
+
+def test_the_loaded_network_has_the_recorded_score(trained):
+    checkpoint = load_segmenter(str(trained))
+    model, data = checkpoint.backbone.eval(), open_segmentation_data("digits", "val", size=32, count=12)
+    images = torch.stack([data.image(index) for index in range(12)])
+    masks = torch.stack([data.mask(index) for index in range(12)])
+    with torch.no_grad():
+        guess = model(normalize(images, model.data_config)).argmax(dim=1)
+    ious = []
+    for c in range(11):
+        union = int(((guess == c) | (masks == c)).sum())
+        if union:
+            ious.append(int(((guess == c) & (masks == c)).sum()) / union)
+    recorded = json.loads((trained / "training.json").read_text())["metrics"]["mean_iou"]
+    assert sum(ious) / len(ious) == pytest.approx(recorded, abs=1e-3)
+    assert checkpoint.describe()["deletion"] == DeletionSpec().to_dict()
+
+
+def test_resumed_equals_uninterrupted(trained, tmp_path, monkeypatch):
+    from training.segmentation_finetune import SegmentationFineTuner
+
+    whole = SegmentationFineTuner.on_train_epoch_start
+
+    def stop_before_the_second(self):
+        if self.current_epoch == 1:
+            raise RuntimeError("killed")
+        whole(self)
+
+    monkeypatch.setattr(SegmentationFineTuner, "on_train_epoch_start", stop_before_the_second)
+    with pytest.raises(RuntimeError, match="killed"):
+        train("--out", tmp_path / "run", *TINY)
+    monkeypatch.undo()
+    assert train("--out", tmp_path / "run", *TINY, "--resume") == 0
+    assert weights(tmp_path / "run") == weights(trained)
+
+
+def test_photographs_train_a_torchvision_network(tmp_path, capsys):
+    root = make_sbd(tmp_path / "sbd")
+    arguments = ["--model", "lraspp_mobilenet_v3_large", "--data", f"sbd:{root}", "--input-size", "32"]
+    arguments += ["--epochs", "1", "--batch-size", "2", "--workers", "0", "--grid", "2"]
+    assert train("--out", tmp_path / "run", *arguments) == 0
+    checkpoint = load_segmenter(str(tmp_path / "run"))
+    assert (checkpoint.name, checkpoint.backbone.num_classes) == ("lraspp_mobilenet_v3_large", 21)
+    assert checkpoint.deletion.grid.cells == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "voc:nowhere"], "no folder nowhere"),
+        (["--data", "digitz"], "did you mean digits"),
+        (["--model", "resnett10t"], "did you mean"),
+        (["--model", "torchvision:lraspp"], "did you mean lraspp_mobilenet_v3_large"),
+        (["--grid", "5"], "5×5 grid does not divide 64×64"),
+        (["--train-images", "8"], "fewer than one batch of 32"),
+        (["--model", "resnet10t", "--model-args.skip", "layer9"], "unknown layer of fcn_resnet10t to skip from"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, message):
+    out = tmp_path / "run"
+    assert train("--out", out, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_classifier_is_no_segmenter_and_the_other_way_round(trained, tmp_path):
+    save_checkpoint(tmp_path / "c", small_convnext(3), deletion=None, classes=list("abc"), training={})
+    with pytest.raises(InputError, match="holds no segmentation network"):
+        load_segmenter(str(tmp_path / "c"))
+    with pytest.raises(InputError, match=r"holds a segmentation network; evaluate it with eval\.dea"):
+        load_model(str(trained))
+
+
+def test_weight_files_of_both_kinds_load(trained, tmp_path):
+    lraspp = create_segmenter("lraspp_mobilenet_v3_large", 4).eval()
+    torch.save(lraspp.model.state_dict(), tmp_path / "lraspp.pth")
+    loaded = load_segmenter(str(tmp_path / "lraspp.pth"), arch="torchvision:lraspp_mobilenet_v3_large", input_size=64)
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(loaded.backbone.eval()(image), lraspp(image))
+    arguments = json.loads((trained / "config.json").read_text())["model_args"]
+    file = str(trained / "model.safetensors")
+    again = load_segmenter(file, arch="resnet10t", input_size=32, model_args=arguments).backbone.eval()
+    assert torch.equal(again(image), load_segmenter(str(trained)).backbone.eval()(image))
+    with pytest.raises(InputError, match="name its architecture with --arch"):
+        load_segmenter(file)
+    with pytest.raises(InputError, match=r"not those of a fcn_resnet50 that segments: classifier\.4\.weight"):
+        load_segmenter(file, arch="fcn_resnet50")
+    with pytest.raises(InputError, match=r"don't fit"):
+        load_segmenter(file, arch="resnet10t", input_size=32)
+
+
+def test_a_backbone_without_layers_is_saved_with_its_arguments(tmp_path):
+    torch.manual_seed(0)
+    model = create_segmenter("test_efficientnet_gn", 3, input_size=64).eval()
+    save_segmenter(tmp_path / "m", model, deletion=None, classes=list("abc"), training={})
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(load_segmenter(str(tmp_path / "m")).backbone.eval()(image), model(image))
