@@ -168,7 +168,7 @@ def test_photographs_through_torchvisions_loaders(tmp_path, kind, capsys):
     arguments += ["--input-size", "64", "--attributions", "ega", "dea(grid=4)", "--fractions", "0.1", "0.3"]
     if kind == "voc":
         assert score(*arguments, "--out", tmp_path / "run") == 2
-        assert "val_1.png has 128×94 pixels, its image 128×96" in capsys.readouterr().err
+        assert "val_1.png has 96×126 pixels, its image 96×128" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
     assert score(*arguments, "--out", tmp_path / "run", "--skip-corrupt") == 0
     summary = read(tmp_path / "run")
@@ -213,7 +213,7 @@ def test_a_callable_and_only_the_classes_asked_for(checkpoint, results, tmp_path
     def mine(images, regions, classes):
         return 3 * explain(images, target.aim(regions, classes))
 
-    flags = {"min_iou": 0, "min_area": 0, "max_area": 1, "region": "annotated", "precision": "64-true"}
+    flags = {"min_iou": 0.0, "min_area": 0.0, "max_area": 1.0, "region": "annotated", "precision": "64-true"}
     flags |= {"attributions": ["ega"], "limit": 5, "batch_size": 2, "classes": [str(label - 1)]}
     data = evaluate(DeaOptions(model=str(checkpoint), out=tmp_path / "run", **flags), {"mine": mine})["data"]
     assert data["n_pairs"] + data["dropped"]["class not asked for"] == read(results)["data"]["n_pairs"]
@@ -229,7 +229,7 @@ def test_a_callable_and_only_the_classes_asked_for(checkpoint, results, tmp_path
         (["--data", "voc:nowhere"], "no folder nowhere"),
         (["--data", "imagefolder:x"], "unknown segmentation data set 'imagefolder'"),
         (["--attributions", "deaa"], "did you mean dea"),
-        (["--attributions", "dea(grid=x)"], "a grid is a number"),
+        (["--attributions", "dea(lambda_=-1)"], "lambda_ must be at least 0"),
         (["--fill", "zero"], "did you mean zeros"),
         (["--fractions", "0.1", "1.5"], "--fractions must lie in (0, 1]"),
         (["--min-area", "2"], "--min-area must lie in [0, 1]"),
