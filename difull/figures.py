@@ -34,7 +34,8 @@ def save_figure(figure: Figure, path: str | Path, dpi: int = 120) -> None:
 def aggregate_figure(rows: Mapping[str, Aggregate], cell: int, scale: int, title: str = "") -> Figure:
     """AggAtt: a row per method, a column per bin, best bin first; the scored cell is framed.
 
-    One colour scale, from 0, over the bins of a method. The score range stands under each map.
+    One colour scale over the bins of a method, from 0 to the 99.5th percentile of all their pixels, so
+    that a single bright pixel doesn't hide the rest. The score range stands under each map.
     """
     _need(rows, "methods")
     bins = len(next(iter(rows.values())).counts)
@@ -42,7 +43,7 @@ def aggregate_figure(rows: Mapping[str, Aggregate], cell: int, scale: int, title
     axes = figure.subplots(len(rows), bins, squeeze=False)
     for line, (name, result) in zip(axes, rows.items(), strict=True):
         means = result.means[:, 0].float().cpu().numpy()
-        scale_of_row = Normalize(0, _largest(means))
+        scale_of_row = Normalize(0, _upper_end(means, 99.5), clip=True)
         for column, (axis, mean, count) in enumerate(zip(line, means, result.counts, strict=True)):
             _show_map(axis, mean, scale_of_row)
             _frame(axis, mean.shape, cell, scale)
@@ -50,7 +51,9 @@ def aggregate_figure(rows: Mapping[str, Aggregate], cell: int, scale: int, title
             if axis is axes[0][column]:
                 axis.set_title(_bin_name(result.edges, column), fontsize=9)
         line[0].set_ylabel(name, fontsize=9)
-        bar = figure.colorbar(ScalarMappable(scale_of_row, MAP_COLOURS), ax=list(line), shrink=0.85, pad=0.01)
+        bar = figure.colorbar(
+            ScalarMappable(scale_of_row, MAP_COLOURS), ax=list(line), shrink=0.85, pad=0.01, extend="max"
+        )
         bar.ax.tick_params(labelsize=6)
         bar.formatter.set_powerlimits((-2, 3))  # type: ignore[attr-defined]
         bar.ax.yaxis.get_offset_text().set_fontsize(6)
@@ -82,11 +85,11 @@ def examples_figure(
             image = images[index].detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
             values = maps[index].detach().float().cpu().sum(dim=0).clamp(min=0).numpy()
             left.imshow(image, interpolation="nearest")
-            _show_map(right, values, Normalize(0, _largest(values)))
+            _show_map(right, values, Normalize(0, _upper_end(values)))
             _frame(left, image.shape[:2], cell, scale)
             _frame(right, values.shape, cell, scale)
             _bare(left)
-            left.set_xlabel(f"{index}", fontsize=7, labelpad=2)
+            left.set_xlabel(f"grid {index}", fontsize=7, labelpad=2)
             right.set_xlabel(f"L = {result.scores[index]:.2f}", fontsize=7, labelpad=2)
         line[0].set_ylabel(_bin_name(result.edges, row), fontsize=8)
         if not part:
@@ -115,11 +118,10 @@ def heat_map_figure(
         raise InputError(f"expected values ({len(methods)}, {len(columns)}), not empty, got {values.shape}")
     figure = _figure(0.72 * len(columns) + 2.8, 0.34 * len(methods) + 1.7)
     axis = figure.subplots()
-    norm = Normalize(*limits)
-    picture = axis.imshow(np.ma.masked_invalid(values), cmap=SCORE_COLOURS, norm=norm, aspect="auto")
+    picture = axis.imshow(np.ma.masked_invalid(values), cmap=SCORE_COLOURS, norm=Normalize(*limits), aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         text = "–" if np.isnan(value) else f"{value:.2f}"
-        dark = not np.isnan(value) and norm(value) < 0.6
+        dark = not np.isnan(value) and value < limits[0] + 0.6 * (limits[1] - limits[0])
         axis.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
     axis.set_yticks(range(len(methods)), methods, fontsize=8)
     axis.set_xticks(range(len(columns)), [layer for _, layer in columns], fontsize=8, rotation=35, ha="right")
@@ -208,10 +210,12 @@ def _defined(values: NDArray[np.floating]) -> NDArray[np.floating]:
     return values[~np.isnan(values)]
 
 
-def _largest(values: NDArray[np.floating]) -> float:
-    """The upper end of a colour scale: the largest defined value, 1 where all is 0."""
+def _upper_end(values: NDArray[np.floating], percentile: float = 100) -> float:
+    """The upper end of a colour scale: a percentile of the defined values, 1 where all is 0."""
     values = values[np.isfinite(values)]
-    return float(values.max()) if values.size and values.max() > 0 else 1.0
+    if not values.size or values.max() <= 0:
+        return 1.0
+    return float(np.percentile(values, percentile)) or float(values.max())
 
 
 def _show_map(axis: Axes, values: NDArray[np.floating], norm: Normalize) -> None:
