@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import index
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -76,52 +76,36 @@ def crop_cell(images: Float[Tensor, "b c h w"], cell: int, scale: int) -> Float[
     return part.clone(memory_format=torch.contiguous_format)
 
 
-class CellView(Protocol):
-    """How the activations of a grid hold the activations of its cells."""
-
-    def join(self, parts: list[Tensor]) -> Tensor:
-        """Activations of every cell -> activations of the grid."""
-        ...
-
-    def part(self, activations: Tensor, cell: int) -> Tensor:
-        """Activations of the grid -> activations of one cell."""
-        ...
-
-    def to_map(self, activations: Tensor) -> Tensor:
-        """Shaped like the activations -> (B, C, h, w) over the grid."""
-        ...
-
-    def spread(self, weights: Tensor) -> Tensor:
-        """Weights over that map (B, 1, h, w) -> weights that multiply the activations."""
-        ...
-
-
 class MapCells:
-    """Activations (B, C, scale·h, scale·w): the cells lie side by side."""
+    """How the activations of a grid hold those of its cells: (B, C, scale·h, scale·w), side by side."""
 
     def __init__(self, scale: int):
         self.scale = scale
 
     def join(self, parts: list[Tensor]) -> Tensor:
+        """Activations of every cell -> activations of the grid."""
         if parts[0].dim() != 4:
             raise InputError(f"expected activations (B, C, h, w) to lay out as a grid, got {tuple(parts[0].shape)}")
         return compose_grid(torch.stack(parts, dim=1), self.scale)
 
     def part(self, activations: Tensor, cell: int) -> Tensor:
+        """Activations of the grid -> activations of one cell."""
         return crop_cell(activations, cell, self.scale)
 
     def to_map(self, activations: Tensor) -> Tensor:
+        """Shaped like the activations -> (B, C, h, w) over the grid."""
         return activations
 
     def spread(self, weights: Tensor) -> Tensor:
+        """Weights over that map (B, 1, h, w) -> weights that multiply the activations."""
         return weights
 
 
-class BlockCells:
-    """Activations that aren't maps (tokens): (B, scale²·n, …), the cells one after the other."""
+class BlockCells(MapCells):
+    """The same for activations that aren't maps (tokens): (B, scale²·n, …), cell after cell."""
 
     def __init__(self, scale: int, to_map: Transform, spread: Transform):
-        self.scale = scale
+        super().__init__(scale)
         self._to_map, self._spread = to_map, spread
 
     def join(self, parts: list[Tensor]) -> Tensor:

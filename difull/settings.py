@@ -19,7 +19,7 @@ from backbones.split import Transform, identity, run_steps
 from core.checks import check_images
 from core.errors import InputError
 from core.keyed import keyed_uniform, make_keys
-from difull.cells import BlockCells, CellView, MapCells, check_cell, check_divides, check_scale
+from difull.cells import BlockCells, MapCells, check_cell, check_divides, check_scale
 
 
 class GridSetting(Explainable):
@@ -99,7 +99,7 @@ class DiFull(GridSetting):
         inner = self.backbone.split(layer)
         check_cell(cell, self.scale)
         images_view = MapCells(self.scale)
-        view: CellView = (
+        view: MapCells = (
             images_view
             if inner.to_map is identity or layer == "input"
             else BlockCells(self.scale, inner.to_map, inner.spread)
@@ -161,7 +161,7 @@ class DiPart(GridSetting):
             check_divides(features.shape, self.scale, f"the features of {self.name},")
         return self.view(self._cut("input")[0]).part(features, cell)
 
-    def view(self, layout: Layout) -> CellView:
+    def view(self, layout: Layout) -> MapCells:
         """How the activations of the grid hold its cells."""
         if layout.to_map is identity:
             return MapCells(self.scale)
