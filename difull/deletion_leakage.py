@@ -60,7 +60,7 @@ def deletion_leakage(
         change == 0,
         () if passed else (f"fill {name!r} reads the deleted pixels",),
         numbers={
-            "cells": grid.cells,
+            "cells": float(grid.cells),
             "largest_gradient_of_deleted_pixels": gradient,
             "largest_change_by_deleted_pixels": change,
         },
