@@ -7,13 +7,14 @@ is tested as it stands, training mode included, and left as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from backbones import device_of
 from backbones.split import identity
 from core.errors import InputError
 from core.keyed import keyed_normal, make_keys
@@ -63,7 +64,7 @@ class LeakageProof:
 
 @contextmanager
 def laboratory(model: nn.Module) -> Iterator[None]:
-    """Convolutions as plain sums, and buffers as before when the block ends.
+    """Convolutions as plain sums; buffers and global generators as before when the block ends.
 
     Fast convolutions (Winograd, FFT) mix neighbouring pixels in their rounding, and spread NaN to
     outputs that don't depend on it. Running statistics of normalisation would keep the NaN.
@@ -73,7 +74,7 @@ def laboratory(model: nn.Module) -> Iterator[None]:
     try:
         for backend in fast:
             backend.enabled = False  # type: ignore[assignment]
-        with torch.backends.nnpack.flags(enabled=False):
+        with torch.backends.nnpack.flags(enabled=False), forked_generators(device_of(model)):
             yield
     finally:
         for backend, enabled in fast.items():
@@ -85,9 +86,14 @@ def laboratory(model: nn.Module) -> Iterator[None]:
 
 def seeded(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """run(images), with the same dropout every time and the global generators untouched."""
-    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+    with forked_generators(images.device):
         torch.manual_seed(0)
         return run(images)
+
+
+def forked_generators(device: torch.device) -> AbstractContextManager[None]:
+    """Leave the global generators of the CPU and of `device` untouched."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def gradient_of_logits(run: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -127,10 +133,11 @@ def possible_region(
     elif isinstance(setting, DiPart):
         layout, _ = setting._cut("input")
         if layout.to_map is identity:
-            features = seeded(layout.features, images[:1].clone())
-            tall, wide = (side // setting.scale for side in features.shape[-2:])
-            part_rows, part_cols = (row * tall, (row + 1) * tall - 1), (col * wide, (col + 1) * wide - 1)
-            reach = receptive_field(layout.steps, images[:1], part_rows, part_cols)
+            with laboratory(setting), torch.no_grad():
+                features = layout.features(images[:1].clone())
+                tall, wide = (side // setting.scale for side in features.shape[-2:])
+                part_rows, part_cols = (row * tall, (row + 1) * tall - 1), (col * wide, (col + 1) * wide - 1)
+                reach = receptive_field(layout.steps, images[:1], part_rows, part_cols)
             rows, cols = reach.rows, reach.cols
             found = tuple(f"{names} reads the whole map" for names in _by_kind(reach.not_local))
         else:

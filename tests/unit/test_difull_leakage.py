@@ -174,7 +174,28 @@ def test_reach_of_a_step(module, expected, size):
         assert (reach.stride, reach.before, reach.after) == expected
 
 
-@pytest.mark.parametrize("module", [SqueezeExcite(2), nn.GroupNorm(1, 2), nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1)])
+class RunningSum(nn.Module):
+    """Each column reads all to its left, or all to its right."""
+
+    def __init__(self, backwards):
+        super().__init__()
+        self.backwards = backwards
+
+    def forward(self, x):
+        return x.flip(3).cumsum(3).flip(3) if self.backwards else x.cumsum(3)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        SqueezeExcite(2),
+        nn.GroupNorm(1, 2),
+        nn.BatchNorm2d(2),
+        nn.AdaptiveAvgPool2d(1),
+        RunningSum(False),
+        RunningSum(True),
+    ],
+)
 def test_what_is_not_local_reaches_across_every_canvas(module):
     assert measure_reach(module, torch.randn(1, 2, 9, 9)) is None
 
@@ -268,11 +289,12 @@ def test_a_plain_model_has_its_proof_at_the_input():
 
 
 def test_the_model_is_left_as_it_was():
-    backbone = plain_cnn(nn.BatchNorm2d(8)).train()
+    backbone = plain_cnn(nn.Sequential(nn.BatchNorm2d(8), nn.Dropout(0.2))).train()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     flags = (torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled)
     generator = torch.get_rng_state()
     leakage_proof(DiPart(backbone, 2), grids())
+    possible_region(DiPart(backbone, 2), grids())
     influence_map(DiPart(backbone, 2), grids(1))
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in backbone.parameters())
