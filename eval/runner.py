@@ -103,14 +103,24 @@ class Runner:
         """How many images are evaluated, before corrupt ones are taken out."""
         return min(len(self.data), self.options.limit or len(self.data))
 
-    def batches(self) -> Iterator[ImageBatch]:
-        """This process's batches, under the chosen precision's autocast."""
-        samples = Samples(
-            self.data, self.checkpoint.backbone.data_config, training=False, skip_corrupt=self.options.skip_corrupt
-        )
+    def samples(self, checkpoint: Checkpoint | None = None) -> Samples:
+        """The data's images, sized for the model (or for another one)."""
+        config = (checkpoint or self.checkpoint).backbone.data_config
+        return Samples(self.data, config, training=False, skip_corrupt=self.options.skip_corrupt)
+
+    def batches(
+        self,
+        samples: Any = None,
+        count: int | None = None,
+        batch_size: int | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Iterator[ImageBatch]:
+        """This process's batches of images, or of other samples: (B, ..., C, H, W), normalised for the model."""
+        config = (checkpoint or self.checkpoint).backbone.data_config
+        samples = self.samples(checkpoint) if samples is None else samples
         keys = KeyedBatches(
-            self.count,
-            self.options.batch_size,
+            self.count if count is None else count,
+            batch_size or self.options.batch_size,
             shuffle=False,
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
@@ -122,7 +132,7 @@ class Runner:
                 continue
             self.corrupt += int(batch["corrupt"])
             batch = {key: value.to(self.fabric.device, non_blocking=True) for key, value in batch.items()}
-            images = normalize(batch["image"], self.checkpoint.backbone.data_config, dtype)
+            images = normalize(batch["image"], config, dtype)
             yield ImageBatch(images, batch["label"], batch["index"])
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -149,6 +159,13 @@ class Runner:
             return [content]
         received: list[Any] | None = [None] * self.fabric.world_size if self.fabric.global_rank == 0 else None
         torch.distributed.gather_object(content, received)
+        return received
+
+    def share(self, content: Any) -> list[Any]:
+        """Every process's content, in order of rank, on all of them."""
+        received: list[Any] = [content] * self.fabric.world_size
+        if self.fabric.world_size > 1:
+            torch.distributed.all_gather_object(received, content)
         return received
 
     def describe_data(self) -> dict[str, Any]:
@@ -197,12 +214,19 @@ def make_methods(
     checkpoint: Checkpoint,
     chunk: int,
     callables: dict[str, Any] | None = None,
+    *,
+    model: torch.nn.Module | None = None,
+    cell: int | None = None,
 ) -> list[Method]:
-    """Build the attributions that text names, at each layer, and take in the user's own callables."""
+    """Build the attributions that text names, at each layer, and take in the user's own callables.
+
+    `model` is what they explain, the checkpoint's network by default; `cell` the head of a grid setting.
+    """
+    model = checkpoint.backbone if model is None else model
     methods = []
     for layer in layers or [None]:
-        for spec in expand_attributions(names, checkpoint.backbone, layer):
-            explain = create_attribution(spec, checkpoint.backbone, layer, **_bounded(spec, chunk))
+        for spec in expand_attributions(names, model, layer, cell=cell):
+            explain = create_attribution(spec, model, layer, cell=cell, **_bounded(spec, chunk))
             methods.append(Method(spec.label, getattr(explain, "layer", "input"), explain))
     methods += [Method(name, "input", explain) for name, explain in (callables or {}).items()]
     seen = [(method.label, method.layer) for method in methods]
