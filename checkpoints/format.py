@@ -1,7 +1,7 @@
 """A checkpoint is a folder that timm itself can load, and that says how the model saw deletion.
 
 model.safetensors   weights
-config.json         timm's model config, plus `deletion` and `label_names`
+config.json         timm's model config, plus `deletion`, `composite` and `label_names`
 training.json       settings, versions, commit, data fingerprint, metrics, digest of the weights
 README.md           model card
 """
@@ -36,6 +36,7 @@ class Checkpoint:
     classes: list[str] | None = None
     training: dict[str, Any] | None = None
     sha256: str | None = None
+    composite: dict[str, Any] | None = None
 
     def describe(self) -> dict[str, Any]:
         """The `model` entry of `summary.json`."""
@@ -43,7 +44,7 @@ class Checkpoint:
             "name": self.name,
             "sha256": self.sha256,
             "deletion": self.deletion.to_dict() if self.deletion else None,
-        }
+        } | ({"composite": self.composite} if self.composite else {})
 
 
 def save_checkpoint(
@@ -53,8 +54,12 @@ def save_checkpoint(
     deletion: DeletionSpec | None,
     classes: list[str],
     training: dict[str, Any],
+    composite: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint folder; each file whole or not at all, the weights first."""
+    """Write a checkpoint folder; each file whole or not at all, the weights first.
+
+    `composite` says how the model saw grids in training: share of the images, scale, setting.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model = backbone.model
     with atomic_file(folder / WEIGHTS) as temporary:
@@ -63,6 +68,7 @@ def save_checkpoint(
     config = _timm_config(backbone) | {
         "label_names": classes,
         "deletion": deletion.to_dict() if deletion else None,
+        "composite": composite,
     }
     write_json(folder / CONFIG, config)
     write_json(folder / TRAINING, training)
@@ -108,6 +114,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         config.get("label_names"),
         training,
         digest,
+        config.get("composite"),
     )
 
 

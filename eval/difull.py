@@ -89,9 +89,7 @@ class DifullEvaluation(GridEvaluation):
                 region = measured_region(case.setting, grid, cell, layer, chunk)
                 self.regions[case.stem, cell, layer] = region
 
-    def observe(
-        self, case: Case, cell: int, method: Method, batch: GridBatch, predicted: Tensor, maps: Tensor
-    ) -> None:
+    def observe(self, case: Case, cell: int, method: Method, batch: GridBatch, predicted: Tensor, maps: Tensor) -> None:
         size = (batch.images.shape[-2], batch.images.shape[-1])
         how = {"upsample": method.upsample, "size": size} if self.options.bilinear else {}
         values = {"localization": localization_score(maps, cell, case.scale, **how, undefined=torch.nan)}

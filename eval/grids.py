@@ -205,7 +205,9 @@ def load_compositions(paths: list[str], keys: list[Key]) -> dict[Key, Compositio
     for kind, scale in keys:
         if (kind, scale) not in found:
             have = ", ".join(f"{kind} {scale}×{scale}" for kind, scale in found)
-            raise InputError(f"--compositions has no {kind} grids of {scale}×{scale}, which the settings need; has {have}")
+            raise InputError(
+                f"--compositions has no {kind} grids of {scale}×{scale}, which the settings need; has {have}"
+            )
     return {key: found[key] for key in keys}
 
 
@@ -313,9 +315,7 @@ class GridEvaluation:
                 maps = check_maps(maps, batch.images, f"attribution {method.label} in {case.title}")
                 self.observe(case, cell, method, batch, predicted[:, cell], maps)
 
-    def observe(
-        self, case: Case, cell: int, method: Method, batch: GridBatch, predicted: Tensor, maps: Tensor
-    ) -> None:
+    def observe(self, case: Case, cell: int, method: Method, batch: GridBatch, predicted: Tensor, maps: Tensor) -> None:
         """Take in the maps (B, 1, h, w) of one head."""
         raise NotImplementedError
 

@@ -18,6 +18,7 @@ from core.deletion import DeletionSpec
 from core.keyed import make_keys
 from core.results import atomic_file
 from data import Batch, ImageData, KeyedBatches, Samples, make_loader, normalize
+from training.composite import Composite, CompositeSpec
 from training.recipe import Recipe, loss_function
 
 _FILL, _AUGMENT, _GLOBAL, _VALIDATION = 11, 12, 13, -1
@@ -33,6 +34,7 @@ class PatchFineTuner(L.LightningModule):
     Args:
         augment: the data set's `augment`.
         deletions: folder for the record of what was deleted, a parquet file per epoch and rank.
+        composite: compose part of each batch into grids, after the deletion.
     """
 
     def __init__(
@@ -43,12 +45,16 @@ class PatchFineTuner(L.LightningModule):
         seed: int,
         augment: Callable[[Tensor, Tensor], Tensor],
         deletions: Path,
+        composite: CompositeSpec | None = None,
     ):
         super().__init__()
         self.backbone, self.deletion, self.recipe, self.seed = backbone, deletion, recipe, seed
         self.augment, self.deletions = augment, deletions
         self.loss = loss_function(recipe.loss)
         self.accuracy = torch.nn.ModuleDict({"accuracy": MeanMetric(), "accuracy_deleted": MeanMetric()})
+        self.composite = Composite(composite, backbone) if composite else None
+        if composite:
+            self.accuracy["accuracy_grid"] = MeanMetric()
         self._record: list[Tensor] = []
         self._corrupt = 0
 
@@ -68,8 +74,12 @@ class PatchFineTuner(L.LightningModule):
         images = normalize(self.augment(batch["image"], make_keys(keys, _AUGMENT)), self.backbone.data_config)
         cells = self.deletion.sample_cells(self.seed, self.current_epoch, batch["index"])
         images = self.deletion.delete(images, cells, make_keys(keys, _FILL))
-        logits = self.backbone(images)
-        loss = self.loss(logits, batch["label"])
+        labels = batch["label"]
+        if self.composite is None:
+            logits = self.backbone(images)
+        else:
+            logits, labels = self.composite.logits(self.backbone, images, labels, keys)
+        loss = self.loss(logits, labels)
         self._record.append(torch.stack([batch["index"], batch["label"], cells]))
         self._corrupt += int(batch["corrupt"])
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(images))
@@ -93,6 +103,17 @@ class PatchFineTuner(L.LightningModule):
             right = (self.backbone(shown).argmax(dim=1) == batch["label"]).float()
             self.accuracy[name].update(right)
             self.log(f"val/{name}", self.accuracy[name], on_epoch=True, prog_bar=True, batch_size=len(images))
+        if self.composite is not None:
+            self._validate_grids(images, batch["label"])
+
+    def _validate_grids(self, images: Tensor, labels: Tensor) -> None:
+        """Accuracy of the cells' heads on the grids that the batch makes; what is left over is left out."""
+        assert self.composite is not None
+        whole = len(images) - len(images) % self.composite.spec.scale**2
+        if whole:
+            right = (self.composite.grid_logits(images[:whole]).argmax(dim=1) == labels[:whole]).float()
+            self.accuracy["accuracy_grid"].update(right)
+        self.log("val/accuracy_grid", self.accuracy["accuracy_grid"], on_epoch=True, batch_size=len(images))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the epoch's metrics beside its weights."""

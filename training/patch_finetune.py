@@ -27,6 +27,7 @@ from core import DeletionSpec, InputError, PatchGrid
 from core.cli import run_command
 from core.results import check_out, environment, write_json
 from data import ImageData, open_data
+from training.composite import CompositeSpec
 from training.module import PatchData, PatchFineTuner
 from training.recipe import Recipe, recipe_for
 
@@ -45,6 +46,8 @@ def finetune(
     grid: list[int] | None = None,
     fill: str = "zeros",
     deletion_probability: float = 0.5,
+    composite_prob: float = 0.0,
+    composite_scale: int = 2,
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -80,6 +83,8 @@ def finetune(
         grid: rows and columns of the deletion grid; 4 4 by default.
         fill: zeros, mean, random or blur (which leaks the deleted pixels).
         deletion_probability: share of the images that lose a cell.
+        composite_prob: share of each batch that is composed into grids and trained through each cell's own head.
+        composite_scale: cells per side of these grids.
         epochs: passes over the training images; this and the flags below default to the recipe.
         batch_size: images per step, over all devices together.
         lr: learning rate (of step 0 for `step`, the peak for `onecycle`).
@@ -107,6 +112,9 @@ def finetune(
     own_model_args = recipe.model_args if model is None else {}
     recipe = recipe.override(**{**given, "model_args": {**own_model_args, **(model_args or {})}})
     deletion = DeletionSpec(PatchGrid(*_grid(grid)), fill, deletion_probability)
+    composite = CompositeSpec(composite_prob, composite_scale) if composite_prob else None
+    if composite is None:
+        given = {key: value for key, value in given.items() if not key.startswith("composite_")}
     settings = {**given, **asdict(recipe), "grid": [deletion.grid.rows, deletion.grid.cols]}
     _prepare_out(out, settings, resume, overwrite)
 
@@ -133,13 +141,21 @@ def finetune(
         raise InputError(
             f"{len(train)} training images are fewer than one batch of {recipe.batch_size}; lower --batch-size"
         )
+    if composite:
+        composite.check(recipe.batch_size)
     if train.classes != val.classes:
         raise InputError(f"{data} has other classes in train than in val")
 
     workers = workers if workers is not None else (0 if data.partition(":")[0] == "digits" else 8)
     module = PatchFineTuner(
-        backbone.to(memory_format=torch.channels_last), deletion, recipe, seed, train.augment, out / "deletions"
-    )  # type: ignore[call-overload]
+        backbone.to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        deletion,
+        recipe,
+        seed,
+        train.augment,
+        out / "deletions",
+        composite,
+    )
     batches = PatchData(train, val, backbone.data_config, recipe, seed, workers, skip_corrupt)
     trainer = _make_trainer(out, recipe, accelerator, devices, num_nodes, strategy, precision)
     if trainer.is_global_zero:
@@ -237,7 +253,15 @@ def _export(
             "parent_sha256": parent,
             "environment": environment(),
         }
-        save_checkpoint(folder, backbone, deletion=module.deletion, classes=train.classes, training=training)
+        composite = module.composite.spec.to_dict() if module.composite else None
+        save_checkpoint(
+            folder,
+            backbone,
+            deletion=module.deletion,
+            classes=train.classes,
+            training=training,
+            composite=composite,
+        )
     print(f"checkpoint: {out}")
 
 
