@@ -155,7 +155,7 @@ def merge_rows(kept: list[list[pd.DataFrame]]) -> pd.DataFrame:
 
 def grid_scores(table: pd.DataFrame, cases: list[Case], seed: int) -> list[GridScore]:
     """A score per setting, scale, metric and method, best first in each; the interval is over grids."""
-    groups = {key: rows for key, rows in table.groupby(["setting", "scale", "metric", "attribution", "layer"])}
+    groups = dict(iter(table.groupby(["setting", "scale", "metric", "attribution", "layer"])))
     found: list[GridScore] = []
     for case in cases:
         methods = list(zip(*case.methods.values(), strict=True))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from backbones import TimmBackbone
 from checkpoints import Checkpoint, load_model
@@ -86,7 +87,7 @@ class GridBatch(NamedTuple):
     indices: Tensor
 
 
-class GridSamples:
+class GridSamples(Dataset[Any]):
     """The cells of each grid as samples for a loader; a grid with a corrupt image is left out."""
 
     def __init__(self, samples: Samples, compositions: Compositions):
@@ -111,7 +112,7 @@ def grid_batches(
     """This process's batches of grids; a batch has as many pixels as one of single images."""
     size = max(1, runner.options.batch_size // compositions.scale**2)
     samples = GridSamples(runner.samples(checkpoint), compositions)
-    for batch in runner.batches(samples, len(compositions), size, checkpoint):  # type: ignore[arg-type]
+    for batch in runner.batches(samples, len(compositions), size, checkpoint):
         yield GridBatch(compose_grid(batch.images, compositions.scale), batch.labels, batch.indices)
 
 
@@ -121,12 +122,12 @@ def first_grid(runner: Runner, compositions: Compositions) -> Tensor:
     for number in range(len(samples)):
         sample = samples[0, number]
         if sample is not None:
-            (batch,) = runner.batches(_One(sample), runner.fabric.world_size, 1)  # type: ignore[arg-type]
+            (batch,) = runner.batches(_One(sample), runner.fabric.world_size, 1)
             return compose_grid(batch.images, compositions.scale)
     raise InputError(f"no grid of {runner.data.name} could be read")
 
 
-class _One:
+class _One(Dataset[Any]):
     """One sample, whatever the key."""
 
     def __init__(self, sample: dict[str, Any]):

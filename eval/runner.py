@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from attribution import AttributionSpec, create_attribution, expand_attributions
 from attribution.spec import parameters_of
@@ -110,7 +111,7 @@ class Runner:
 
     def batches(
         self,
-        samples: Any = None,
+        samples: Dataset[Any] | None = None,
         count: int | None = None,
         batch_size: int | None = None,
         checkpoint: Checkpoint | None = None,
