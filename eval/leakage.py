@@ -155,11 +155,11 @@ def evaluate(options: LeakageOptions) -> int:
         raise InputError(f"--mask-images must be at least 1, got {options.mask_images}")
     runner = Runner.start(options)
     deletion = runner.checkpoint.deletion or DeletionSpec()
-    proofs, pictures = prove_settings(runner, options)
     size = runner.checkpoint.backbone.input_size
     deletion.grid.check(*size)
-    proofs += [deletion_leakage(fill, deletion.grid, size, options.seed) for fill in options.fill or [deletion.fill]]
     audits = audit_masks(runner, options, deletion)
+    proofs, pictures = prove_settings(runner, options)
+    proofs += [deletion_leakage(fill, deletion.grid, size, options.seed) for fill in options.fill or [deletion.fill]]
     passed = all(proof.passed for proof in proofs) and all(audit.passed for audit in audits.values())
     table = pd.DataFrame(
         [

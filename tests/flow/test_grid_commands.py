@@ -96,6 +96,9 @@ def test_gradient_methods_are_exactly_local_in_difull(scored):
     assert {entry["layer"] for entry in own} == {"input", "middle", "final"}
     table = pd.read_parquet(scored / "per_image.parquet")
     table = table[(table.setting == "difull") & table.value.notna()]
+    pooled = table[(table.attribution == "gradcam") & (table.metric == "localization")]
+    assert (pooled.value < 1).any()  # its weights are pooled over all cells
+    table = table[table.attribution != "gradcam"]
     by_metric = {name: set(part.value) for name, part in table.groupby("metric")}
     assert by_metric == {"localization": {1.0}, "impossible_attribution": {0.0}}
 
