@@ -64,7 +64,9 @@ class Layout:
     """A network as a list of steps and a head, with the layers that methods are compared at.
 
     `taps` maps "middle" and "final" (and a user's own names) to step paths; a tap lies after the
-    last step whose path equals it or begins with it.
+    last step whose path equals it or begins with it. `on_grid(scale, per_cell)` describes the same
+    network for a scale × scale grid of its images, with the prefix tokens once or for every cell;
+    None where the steps take images of any size.
     """
 
     steps: tuple[Step, ...]
@@ -73,6 +75,7 @@ class Layout:
     to_map: Transform = identity
     spread: Transform = identity
     upsample: str = "bilinear"
+    on_grid: Callable[[int, bool], Layout] | None = None
 
     def cut(self, path: str) -> int | None:
         """How many steps come before the cut at `path`; None if no step has that name."""

@@ -8,6 +8,7 @@ differently is explained at its input only, rather than wrongly.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from backbones.backbone import Explainable, device_of
 from backbones.split import Layout, Step, flatten_steps
+from backbones.vit_grid import vit_on_grid
 from core.errors import InputError, unknown_name
 
 LAYOUTS: dict[type[nn.Module], Callable[[Any], Layout]] = {}
@@ -110,7 +112,7 @@ def _vision_transformer(model: VisionTransformer) -> Layout:
     blocks = len(model.blocks)
     final = blocks - 2 if model.global_pool == "token" and blocks > 1 else blocks - 1
     steps = (Step("embed", embed), *_children(model, "blocks", "norm"))
-    return Layout(
+    layout = Layout(
         steps,
         model.forward_head,
         {"middle": f"blocks.{max(0, blocks // 2 - 1)}", "final": f"blocks.{final}"},
@@ -118,6 +120,7 @@ def _vision_transformer(model: VisionTransformer) -> Layout:
         partial(weights_to_tokens, prefix=model.num_prefix_tokens),
         "nearest",
     )
+    return replace(layout, on_grid=partial(vit_on_grid, model, layout))
 
 
 def tokens_to_map(tokens: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:

@@ -1,7 +1,7 @@
 """A checkpoint is a folder that timm itself can load, and that says how the model saw deletion.
 
 model.safetensors   weights
-config.json         timm's model config, plus `deletion` and `label_names`
+config.json         timm's model config, plus `deletion`, `composite` and `label_names`
 training.json       settings, versions, commit, data fingerprint, metrics, digest of the weights
 README.md           model card
 """
@@ -39,6 +39,7 @@ class Checkpoint(Generic[Model]):
     classes: list[str] | None = None
     training: dict[str, Any] | None = None
     sha256: str | None = None
+    composite: dict[str, Any] | None = None
 
     def describe(self) -> dict[str, Any]:
         """The `model` entry of `summary.json`."""
@@ -46,7 +47,7 @@ class Checkpoint(Generic[Model]):
             "name": self.name,
             "sha256": self.sha256,
             "deletion": self.deletion.to_dict() if self.deletion else None,
-        }
+        } | ({"composite": self.composite} if self.composite else {})
 
 
 def save_checkpoint(
@@ -56,9 +57,13 @@ def save_checkpoint(
     deletion: DeletionSpec | None,
     classes: list[str],
     training: dict[str, Any],
+    composite: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint folder; each file whole or not at all, the weights first."""
-    write_folder(folder, backbone.model, _timm_config(backbone), deletion, classes, training)
+    """Write a checkpoint folder; each file whole or not at all, the weights first.
+
+    `composite` says how the model saw grids in training: share of the images, scale, setting.
+    """
+    write_folder(folder, backbone.model, _timm_config(backbone) | {"composite": composite}, deletion, classes, training)
 
 
 def write_folder(
@@ -121,6 +126,7 @@ def describe_checkpoint(
         config.get("label_names"),
         training,
         digest,
+        config.get("composite"),
     )
 
 

@@ -54,10 +54,10 @@ def _gaussian_blur(images: Tensor, mask: Tensor, keys: Tensor) -> Tensor:
 def fill_pixels(images: Tensor, mask: Tensor, fill: str = "zeros", keys: Tensor | None = None) -> Tensor:
     """Replace the masked pixels: images (B, C, H, W), mask bool (B, 1, H, W) -> (B, C, H, W).
 
-    `keys` (B,) seed the random fill; by default they come from the image's own pixels.
+    `keys` (B,) seed the random fill; by default they come from the image's own kept pixels.
     """
     if keys is None:
-        keys = content_keys(images) if FILLS.resolve(fill) == "random" else mask.new_empty(0)
+        keys = content_keys(images.masked_fill(mask, 0)) if FILLS.resolve(fill) == "random" else mask.new_empty(0)
     return torch.where(mask, FILLS[fill](images, mask, keys), images)
 
 
@@ -74,7 +74,7 @@ def delete_cells(
         cells: 0 … grid.cells - 1, or -1 (`WHOLE`) for an image that stays whole.
         fill: `zeros` (the mean colour of the model's normalisation), `mean` (of the kept pixels),
             `random` (uniform in [-1, 1]) or `blur` (kernel 51, σ 41: it leaks the deleted pixels).
-        keys: (B,) int64 seeds of the random fill; the image's own pixels and the cell by default.
+        keys: (B,) int64 seeds of the random fill; the image's own kept pixels and the cell by default.
     Raises:
         InputError: shapes that don't fit, a cell outside the grid, an unknown fill.
     Source: Hesse et al. 2024, section 3 and appendix; fill `mean` is this suite's own.
@@ -85,9 +85,10 @@ def delete_cells(
         )
     if cells.numel() and not (int(cells.min()) >= WHOLE and int(cells.max()) < grid.cells):
         raise InputError(f"cells must lie in -1 … {grid.cells - 1}, got {int(cells.min())} … {int(cells.max())}")
+    mask = grid.mask(cells, *images.shape[-2:])
     if keys is None and FILLS.resolve(fill) == "random":
-        keys = make_keys(content_keys(images), cells)
-    return fill_pixels(images, grid.mask(cells, *images.shape[-2:]), fill, keys)
+        keys = make_keys(content_keys(images.masked_fill(mask, 0)), cells)
+    return fill_pixels(images, mask, fill, keys)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that is not registered, with its nearest neighbours among `known`."""
     known = sorted(known)
     begun = [other for other in known if name and other.startswith(name)]
-    near = (begun + [other for other in difflib.get_close_matches(name, known, n=3, cutoff=0.5) if other not in begun])[:3]
+    near = (begun + [other for other in difflib.get_close_matches(name, known, n=3, cutoff=0.5) if other not in begun])[
+        :3
+    ]
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known[:40])}"
     return InputError(f"unknown {kind} {name!r}; {hint}")

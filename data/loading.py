@@ -122,7 +122,7 @@ class KeyedBatches(Sampler[list[tuple[int, int]]]):
                 yield [(self.epoch, int(index)) for index in batch]
 
 
-def make_loader(samples: KeyedSamples, batches: KeyedBatches, workers: int = 0) -> DataLoader[Batch | None]:
+def make_loader(samples: Dataset[Any], batches: KeyedBatches, workers: int = 0) -> DataLoader[Batch | None]:
     """A loader of collated batches; workers stay alive between epochs."""
     return DataLoader(
         samples,

@@ -1,1 +1,35 @@
-"""Controlled grids: settings in which impossible attribution is known (Rao, Böhle, Schiele)."""
+"""Controlled grids: GridPG, DiFull, DiPart, what lies where it can't matter, and the proof of it."""
+
+from difull.aggregate import Aggregate, aggregate
+from difull.cells import compose_grid, cut_cells
+from difull.compositions import Compositions, choose_confident, make_compositions
+from difull.deletion_leakage import MaskLeakage, deletion_leakage, mask_leakage
+from difull.leakage import LeakageProof, influence_map, leakage_proof, possible_region
+from difull.localization import cell_sums, impossible_attribution, localization_score
+from difull.metric import Localization
+from difull.settings import DiFull, DiPart, GridPG, GridSetting
+
+__all__ = [
+    "Aggregate",
+    "Compositions",
+    "DiFull",
+    "DiPart",
+    "GridPG",
+    "GridSetting",
+    "LeakageProof",
+    "Localization",
+    "MaskLeakage",
+    "aggregate",
+    "cell_sums",
+    "choose_confident",
+    "compose_grid",
+    "cut_cells",
+    "deletion_leakage",
+    "impossible_attribution",
+    "influence_map",
+    "leakage_proof",
+    "localization_score",
+    "make_compositions",
+    "mask_leakage",
+    "possible_region",
+]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from attribution import AttributionSpec, create_attribution, expand_attributions
 from attribution.spec import parameters_of
@@ -129,14 +130,24 @@ class Runner:
         """How many images are evaluated, before corrupt ones are taken out."""
         return min(len(self.data), self.options.limit or len(self.data))
 
-    def batches(self) -> Iterator[ImageBatch]:
-        """This process's batches, under the chosen precision's autocast."""
-        samples = self.task.samples(
-            self.data, self.checkpoint.backbone.data_config, training=False, skip_corrupt=self.options.skip_corrupt
-        )
+    def samples(self, checkpoint: Checkpoint[Any] | None = None) -> KeyedSamples:
+        """The data's images, sized for the model (or for another one)."""
+        config = (checkpoint or self.checkpoint).backbone.data_config
+        return self.task.samples(self.data, config, training=False, skip_corrupt=self.options.skip_corrupt)
+
+    def batches(
+        self,
+        samples: Dataset[Any] | None = None,
+        count: int | None = None,
+        batch_size: int | None = None,
+        checkpoint: Checkpoint[Any] | None = None,
+    ) -> Iterator[ImageBatch]:
+        """This process's batches of images, or of other samples: (B, ..., C, H, W), normalised for the model."""
+        config = (checkpoint or self.checkpoint).backbone.data_config
+        samples = self.samples(checkpoint) if samples is None else samples
         keys = KeyedBatches(
-            self.count,
-            self.options.batch_size,
+            self.count if count is None else count,
+            batch_size or self.options.batch_size,
             shuffle=False,
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
@@ -148,7 +159,7 @@ class Runner:
                 continue
             self.corrupt += int(batch["corrupt"])
             batch = {key: value.to(self.fabric.device, non_blocking=True) for key, value in batch.items()}
-            images = normalize(batch["image"], self.checkpoint.backbone.data_config, dtype)
+            images = normalize(batch["image"], config, dtype)
             yield ImageBatch(images, batch["label"], batch["index"])
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -175,6 +186,13 @@ class Runner:
             return [content]
         received: list[Any] | None = [None] * self.fabric.world_size if self.fabric.global_rank == 0 else None
         torch.distributed.gather_object(content, received)
+        return received
+
+    def share(self, content: Any) -> list[Any]:
+        """Every process's content, in order of rank, on all of them."""
+        received: list[Any] = [content] * self.fabric.world_size
+        if self.fabric.world_size > 1:
+            torch.distributed.all_gather_object(received, content)
         return received
 
     def describe_data(self) -> dict[str, Any]:
@@ -223,12 +241,19 @@ def make_methods(
     checkpoint: Checkpoint[Any],
     chunk: int,
     callables: dict[str, Any] | None = None,
+    *,
+    model: torch.nn.Module | None = None,
+    cell: int | None = None,
 ) -> list[Method]:
-    """Build the attributions that text names, at each layer, and take in the user's own callables."""
+    """Build the attributions that text names, at each layer, and take in the user's own callables.
+
+    `model` is what they explain, the checkpoint's network by default; `cell` the head of a grid setting.
+    """
+    model = checkpoint.backbone if model is None else model
     methods = []
     for layer in layers or [None]:
-        for spec in expand_attributions(names, checkpoint.backbone, layer):
-            explain = create_attribution(spec, checkpoint.backbone, layer, **_bounded(spec, chunk))
+        for spec in expand_attributions(names, model, layer, cell=cell):
+            explain = create_attribution(spec, model, layer, cell=cell, **_bounded(spec, chunk))
             methods.append(Method(spec.label, getattr(explain, "layer", "input"), explain))
     methods += [Method(name, "input", explain) for name, explain in (callables or {}).items()]
     seen = [(method.label, method.layer) for method in methods]

@@ -19,6 +19,7 @@ from core.deletion import DeletionSpec
 from core.keyed import make_keys
 from core.results import atomic_file
 from data import Batch, ImageData, KeyedBatches, KeyedSamples, make_loader, normalize
+from training.composite import Composite, CompositeSpec
 from training.recipe import Recipe, loss_function
 
 _FILL, _AUGMENT, _GLOBAL, _VALIDATION = 11, 12, 13, -1
@@ -60,6 +61,10 @@ class DeletionFineTuner(L.LightningModule):
         """The batch's pictures, changed at random by key where the data are not augmented as they are read."""
         return images
 
+    def loss_of(self, images: Tensor, labels: Tensor, keys: Tensor) -> Tensor:
+        """The training loss of a batch; `keys` (B,) are of (seed, epoch, sample index)."""
+        return self.loss(self.backbone(images), labels)
+
     def update_metric(self, metric: Any, predictions: Tensor, labels: Tensor) -> None:
         """Add predicted classes, shaped like the labels, to a metric."""
         raise NotImplementedError
@@ -84,7 +89,7 @@ class DeletionFineTuner(L.LightningModule):
         images = normalize(self.augment(batch["image"], make_keys(keys, _AUGMENT)), self.backbone.data_config)
         cells = self.deletion.sample_cells(self.seed, self.current_epoch, batch["index"])
         images = self.deletion.delete(images, cells, make_keys(keys, _FILL))
-        loss = self.loss(self.backbone(images), batch["label"])
+        loss = self.loss_of(images, batch["label"], keys)
         self._record.append(self.record(batch, cells))
         self._corrupt += int(batch["corrupt"])
         self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(images))
@@ -124,7 +129,10 @@ class DeletionFineTuner(L.LightningModule):
 
 
 class PatchFineTuner(DeletionFineTuner):
-    """Classification of `data`: accuracy, its augmentation of batches, and the label in the record."""
+    """Classification of `data`: accuracy, its augmentation of batches, and the label in the record.
+
+    With `composite`, part of each batch is composed into grids after the deletion.
+    """
 
     measure = "accuracy"
 
@@ -136,15 +144,36 @@ class PatchFineTuner(DeletionFineTuner):
         seed: int,
         deletions: Path,
         data: ImageData,
+        composite: CompositeSpec | None = None,
     ):
         super().__init__(backbone, deletion, recipe, seed, deletions, loss_function(recipe.loss), MeanMetric)
         self.data = data
+        self.composite = Composite(composite, backbone) if composite else None
+        self.accuracy_grid = MeanMetric()
 
     def augment(self, images: Tensor, keys: Tensor) -> Tensor:
         return self.data.augment(images, keys)
 
     def update_metric(self, metric: Any, predictions: Tensor, labels: Tensor) -> None:
         metric.update((predictions == labels).float())
+
+    def loss_of(self, images: Tensor, labels: Tensor, keys: Tensor) -> Tensor:
+        if self.composite is None:
+            return super().loss_of(images, labels, keys)
+        return self.loss(*self.composite.logits(self.backbone, images, labels, keys))
+
+    def validation_step(self, batch: Batch | None, step: int) -> None:
+        """Besides, with `composite`: accuracy of the cells' heads on the grids that the batch makes."""
+        super().validation_step(batch, step)
+        if batch is None or self.composite is None:
+            return
+        images, labels = normalize(batch["image"], self.backbone.data_config), batch["label"]
+        whole = len(images) - len(images) % self.composite.spec.scale**2
+        if whole:
+            self.accuracy_grid.update(
+                (self.composite.grid_logits(images[:whole]).argmax(dim=1) == labels[:whole]).float()
+            )
+        self.log("val/accuracy_grid", self.accuracy_grid, on_epoch=True, batch_size=len(images))
 
     def record(self, batch: Batch, cells: Tensor) -> dict[str, Tensor]:
         return {"index": batch["index"], "label": batch["label"], "cell": cells}

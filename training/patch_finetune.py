@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from checkpoints import load_model, save_checkpoint
 from core import DeletionSpec, InputError
 from core.cli import run_command
 from data import Samples, open_data
+from training.composite import CompositeSpec
 from training.module import KeyedData, PatchFineTuner
 from training.recipe import recipe_for
 from training.run import Hardware, check_data, deletion_grid, fit_and_export, loader_workers, prepare_out
@@ -34,6 +36,8 @@ def finetune(
     grid: list[int] | None = None,
     fill: str = "zeros",
     deletion_probability: float = 0.5,
+    composite_prob: float = 0.0,
+    composite_scale: int = 2,
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -69,6 +73,8 @@ def finetune(
         grid: rows and columns of the deletion grid; 4 4 by default.
         fill: zeros, mean, random or blur (which leaks the deleted pixels).
         deletion_probability: share of the images that lose a cell.
+        composite_prob: share of each batch that is composed into grids and trained through each cell's own head.
+        composite_scale: cells per side of these grids.
         epochs: passes over the training images; this and the flags below default to the recipe.
         batch_size: images per step, over all devices together.
         lr: learning rate (of step 0 for `step`, the peak for `onecycle`).
@@ -96,6 +102,9 @@ def finetune(
     own_model_args = recipe.model_args if model is None else {}
     recipe = recipe.override(**{**given, "model_args": {**own_model_args, **(model_args or {})}})
     deletion = DeletionSpec(deletion_grid(grid), fill, deletion_probability)
+    composite = CompositeSpec(composite_prob, composite_scale) if composite_prob else None
+    if composite is None:
+        given = {key: value for key, value in given.items() if not key.startswith("composite_")}
     settings = {**given, **asdict(recipe), "grid": [deletion.grid.rows, deletion.grid.cols]}
     prepare_out(out, settings, resume, overwrite)
 
@@ -119,15 +128,18 @@ def finetune(
         for split, count in (("train", train_images), ("val", val_images))
     )
     check_data(data, train, val, recipe)
+    if composite:
+        composite.check(recipe.batch_size)
     fast = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    module = PatchFineTuner(fast, deletion, recipe, seed, out / "deletions", train)
+    module = PatchFineTuner(fast, deletion, recipe, seed, out / "deletions", train, composite)
     training, validation = (
         Samples(source, backbone.data_config, training=source is train, seed=seed, skip_corrupt=skip_corrupt)
         for source in (train, val)
     )
     batches = KeyedData(training, validation, recipe.batch_size, seed, loader_workers(workers, data))
+    save = partial(save_checkpoint, composite=composite.to_dict() if composite else None)
     hardware = Hardware(accelerator, devices, num_nodes, strategy, precision)
-    fit_and_export(out, module, batches, hardware, settings, resume, checkpoint.sha256, save_checkpoint)
+    fit_and_export(out, module, batches, hardware, settings, resume, checkpoint.sha256, save)
 
 
 if __name__ == "__main__":

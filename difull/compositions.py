@@ -1,0 +1,280 @@
+"""Which image goes into which cell: chosen once, saved, and reused for every model and method."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.errors import InputError, unknown_name
+from core.keyed import keyed_uniform, make_keys
+from core.results import atomic_file
+from difull.cells import check_scale
+
+KINDS = ("distinct", "corners")
+"""`distinct`: another class in every cell (GridPG). `corners`: the last cell repeats the first one's
+class with another image, the others are distinct (DiFull, DiPart)."""
+
+DRAWS_PER_GRID = 100
+_META = b"compositions"
+
+
+@dataclass(frozen=True)
+class Compositions:
+    """Grids of images of one data set.
+
+    Attributes:
+        indices: (grids, scale²) sample index of each cell, row by row.
+        labels: (grids, scale²) its class.
+        kind: `distinct` or `corners`.
+        about: anything that says where they come from (data set, threshold, models, seed).
+    """
+
+    indices: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    scale: int
+    kind: str
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """The cells whose heads are scored: all of them, or the first and the last of `corners`."""
+        cells = self.scale**2
+        return tuple(range(cells)) if self.kind == "distinct" else (0, cells - 1)
+
+    def table(self) -> pd.DataFrame:
+        """A row per grid and cell: grid, cell, index, label."""
+        grids, cells = self.indices.shape
+        return pd.DataFrame(
+            {
+                "grid": np.repeat(np.arange(grids), cells),
+                "cell": np.tile(np.arange(cells), grids),
+                "index": self.indices.ravel(),
+                "label": self.labels.ravel(),
+            }
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as parquet, whole or not at all, with scale, kind and `about` beside it."""
+        table = pa.Table.from_pandas(self.table(), preserve_index=False)
+        meta = json.dumps({"scale": self.scale, "kind": self.kind, "about": self.about}, sort_keys=True)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _META: meta.encode()})
+        with atomic_file(Path(path)) as temporary:
+            pq.write_table(table, temporary)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Compositions:
+        """Read what `save` wrote; raises InputError for any other file."""
+        try:
+            table = pq.read_table(path)
+            meta = json.loads((table.schema.metadata or {})[_META])
+            scale, kind = check_scale(meta["scale"]), meta["kind"]
+            frame = table.to_pandas().sort_values(["grid", "cell"])
+            shape = (-1, scale**2)
+            indices, labels = (frame[name].to_numpy(np.int64).reshape(shape) for name in ("index", "label"))
+            if kind not in KINDS or not (frame["cell"].to_numpy().reshape(shape) == np.arange(scale**2)).all():
+                raise ValueError("cells are missing or repeated")
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{path} holds no compositions: {error}") from error
+        return cls(indices, labels, scale, kind, meta["about"])
+
+    def check(self, labels: Sequence[int] | NDArray[np.integer] | Tensor) -> None:
+        """Raise InputError unless these are compositions of a data set with such labels (N,)."""
+        known = _labels(labels)
+        largest = int(self.indices.max(initial=-1))
+        if largest >= len(known):
+            raise InputError(f"the compositions use sample {largest}, but the data has only {len(known)}")
+        differ = int((known[self.indices] != self.labels).sum())
+        if differ:
+            raise InputError(
+                f"the compositions belong to other data: {differ} of {self.indices.size} cells have another label there"
+            )
+
+
+def choose_confident(
+    confidences: Tensor | NDArray[np.floating],
+    labels: Sequence[int] | NDArray[np.integer] | Tensor,
+    threshold: float = 0.99,
+    *,
+    scale: int | None = None,
+    kind: str = "distinct",
+    count: int = 1,
+) -> NDArray[np.int64]:
+    """Indices of the images that every model classifies rightly with confidence ≥ threshold.
+
+    Args:
+        confidences: softmax probabilities (N, classes), or (models, N, classes) for several models.
+        labels: (N,) true classes.
+        scale, kind, count: if scale is given, the images must do for that many grids of that kind.
+    Raises:
+        InputError: too few images; says how many there are, and at which threshold it would do.
+    Source: Rao et al. 2022, section 4 (threshold 0.99).
+    """
+    known = _labels(labels)
+    array = np.asarray(confidences.detach().cpu() if isinstance(confidences, Tensor) else confidences, dtype=np.float64)
+    array = array[None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[1] != len(known) or not len(known) or known.max() >= array.shape[2]:
+        raise InputError(
+            f"expected probabilities (N, classes) or (models, N, classes) for {len(known)} labels, got {array.shape}"
+        )
+    if not 0 <= threshold <= 1:
+        raise InputError(f"the confidence threshold must lie in [0, 1], got {threshold}")
+    right = (array.argmax(axis=2) == known).all(axis=0)
+    lowest = np.where(right, array[:, np.arange(len(known)), known].min(axis=0), -1.0)
+    chosen = np.flatnonzero(lowest >= threshold)
+
+    def does(indices: NDArray[np.int64]) -> bool:
+        return len(indices) > 0 if scale is None else count_possible(known[indices], scale, kind) >= count
+
+    if does(chosen):
+        return chosen
+    hint = _threshold_that_does(lowest, does)
+    wanted = "" if scale is None else f" for {count} {kind} grid{'s' * (count != 1)} of {scale}×{scale}"
+    raise InputError(
+        f"too few images{wanted}: {len(chosen)} of {len(known)}, in {len(np.unique(known[chosen]))} classes, are "
+        f"classified rightly with confidence ≥ {threshold:g}; "
+        + (f"it would do at {hint:.6g}" if hint is not None else "no threshold would do")
+    )
+
+
+def _threshold_that_does(lowest: NDArray[np.float64], does: Any) -> float | None:
+    """The highest confidence at which enough images are left, rounded down; None if there is none."""
+    levels = np.unique(lowest[lowest >= 0])[::-1]
+    low, high = 0, len(levels)
+    while low < high:
+        middle = (low + high) // 2
+        if does(np.flatnonzero(lowest >= levels[middle])):
+            high = middle
+        else:
+            low = middle + 1
+    return math.floor(levels[low] * 1e6) / 1e6 if low < len(levels) else None
+
+
+def count_possible(labels: NDArray[np.int64], scale: int, kind: str = "distinct") -> int:
+    """How many different grids of a kind images with such labels allow, exactly."""
+    _check_kind(kind)
+    cells = check_scale(scale) ** 2
+    _, sizes = np.unique(labels, return_counts=True)
+    if kind == "distinct":
+        return _choices(sizes, cells)[-1] * math.factorial(cells)
+    if cells == 1:
+        return 0
+    ways = _choices(sizes, cells - 2)
+    pairs = [(int(size), int(size) * (int(size) - 1)) for size in sizes if size > 1]
+    return sum(pair * _choices_without(ways, size) for size, pair in pairs) * math.factorial(cells - 2)
+
+
+def _choices(sizes: NDArray[np.int64], count: int) -> list[int]:
+    """Ways to choose 0 … count classes and an image of each: the elementary symmetric polynomials."""
+    ways = [1] + [0] * count
+    for size in sizes.tolist():
+        for k in range(count, 0, -1):
+            ways[k] += ways[k - 1] * size
+    return ways
+
+
+def _choices_without(ways: list[int], size: int) -> int:
+    """The last of `ways` once a class of `size` images is taken out."""
+    left = 1
+    for way in ways[1:]:
+        left = way - size * left
+    return left
+
+
+def make_compositions(
+    labels: Sequence[int] | NDArray[np.integer] | Tensor,
+    eligible: Sequence[int] | NDArray[np.integer] | Tensor,
+    scale: int,
+    count: int,
+    kind: str = "distinct",
+    seed: int = 0,
+    about: dict[str, Any] | None = None,
+) -> Compositions:
+    """Compose `count` different grids from the eligible images, the same for the same seed.
+
+    Classes are drawn uniformly, then an image of each. An image may be in several grids, but only
+    once in one of them.
+
+    Args:
+        labels: (N,) classes of the whole data set.
+        eligible: indices of the images to use, e.g. from `choose_confident`.
+        kind: `distinct` or `corners`.
+        about: kept with the compositions.
+    Raises:
+        InputError: more grids than the images allow; says how many images, classes and grids there are.
+    Source: Rao et al. 2022, section 4.
+    """
+    known, cells = _labels(labels), check_scale(scale) ** 2
+    _check_kind(kind)
+    pool = np.unique(_labels(eligible))
+    if len(pool) and (pool[0] < 0 or pool[-1] >= len(known)):
+        raise InputError(f"eligible images must lie in 0 … {len(known) - 1}, got {pool[0]} … {pool[-1]}")
+    classes = {int(label): pool[known[pool] == label] for label in np.unique(known[pool])}
+    possible = count_possible(known[pool], scale, kind)
+    if count < 1 or count > possible:
+        twice = sum(len(members) > 1 for members in classes.values())
+        raise InputError(
+            f"asked for {count} {kind} grids of {scale}×{scale}, but {len(pool)} eligible images in {len(classes)} "
+            f"classes ({twice} of them with two or more) allow {possible}"
+        )
+    found: dict[tuple[int, ...], None] = {}
+    for draw in range(DRAWS_PER_GRID * count):
+        found.setdefault(_draw_grid(classes, cells, kind, make_keys(seed, draw)))
+        if len(found) == count:
+            break
+    else:
+        raise InputError(
+            f"found only {len(found)} of {count} {kind} grids in {DRAWS_PER_GRID * count} draws; {len(pool)} eligible "
+            f"images allow {possible}: ask for fewer, or lower the confidence threshold"
+        )
+    indices = np.array(list(found), dtype=np.int64)
+    return Compositions(indices, known[indices], scale, kind, {"seed": seed, **(about or {})})
+
+
+def _draw_grid(classes: dict[int, NDArray[np.int64]], cells: int, kind: str, key: Tensor) -> tuple[int, ...]:
+    """One grid's sample indices, from uniform numbers of its key."""
+    numbers = keyed_uniform(key, (len(classes) + cells + 2,)).double().numpy()
+    ranking, places, first = numbers[: len(classes)], numbers[len(classes) : -2], numbers[-2]
+    names = list(classes)
+    if kind == "distinct":
+        chosen = [names[i] for i in np.argsort(ranking, kind="stable")[:cells]]
+        return tuple(_pick(classes[name], place) for name, place in zip(chosen, places, strict=False))
+    twice = [name for name in names if len(classes[name]) > 1]
+    corner = twice[int(first * len(twice))]
+    others = [names[i] for i in np.argsort(ranking, kind="stable") if names[i] != corner][: cells - 2]
+    upper_left = _pick(classes[corner], places[0])
+    rest = classes[corner][classes[corner] != upper_left]
+    between = [_pick(classes[name], place) for name, place in zip(others, places[1:], strict=False)]
+    return (upper_left, *between, _pick(rest, numbers[-1]))
+
+
+def _pick(members: NDArray[np.int64], number: float) -> int:
+    return int(members[int(number * len(members))])
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise unknown_name("kind of composition", kind, KINDS)
+
+
+def _labels(values: Sequence[int] | NDArray[np.integer] | Tensor) -> NDArray[np.int64]:
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise InputError(f"expected whole numbers (N,), got {array.dtype} {array.shape}")
+    return array.astype(np.int64)
+
+
+__all__ = ["KINDS", "Compositions", "choose_confident", "count_possible", "make_compositions"]

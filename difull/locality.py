@@ -1,0 +1,166 @@
+"""How far each step of a network reaches, measured by taint on a canvas of its own.
+
+The receptive field that follows, step by step, says which pixels *may* matter to a part of the
+features. It is found without running the network on the grid, so the grid can be held against it.
+A step that reaches across any canvas (squeeze-and-excitation, GroupNorm, BatchNorm in training
+mode) is not local: with it, nothing is impossible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from backbones.split import Step
+from core.keyed import keyed_uniform, make_keys
+
+CANVASES = (32, 128)
+"""Sides of the canvases in pixels, plus what makes the side even or odd like the real map's."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Output o of a step depends on its inputs o·stride - before … o·stride + after, on one axis."""
+
+    stride: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Field:
+    """A receptive field: first and last row and column, and (path, kind) of what isn't local."""
+
+    rows: tuple[int, int]
+    cols: tuple[int, int]
+    not_local: tuple[tuple[str, str], ...]
+
+
+def receptive_field(steps: Sequence[Step], image: Tensor, rows: tuple[int, int], cols: tuple[int, int]) -> Field:
+    """The pixels of `image` (1, C, H, W) that the features at `rows` and `cols` (first, last) may see.
+
+    Steps that aren't local count with the reach of their kernels alone, and are named.
+    """
+    found: list[tuple[Reach, Reach]] = []
+    sizes: list[tuple[int, int]] = []
+    not_local: list[tuple[str, str]] = []
+    activations = image
+    with torch.no_grad():
+        for step in steps:
+            before = activations
+            activations = step.run(before.clone())
+            reach = measure_reach(step.run, before)
+            if reach is None:
+                not_local += _name_not_local(step, before)
+                reach = _kernel_reach(step, before, activations)
+            found.append(reach)
+            sizes.append((before.shape[-2], before.shape[-1]))
+    for (vertical, horizontal), (height, width) in zip(reversed(found), reversed(sizes), strict=True):
+        rows, cols = _widen(rows, vertical, height), _widen(cols, horizontal, width)
+    return Field(rows, cols, tuple(not_local))
+
+
+def _widen(span: tuple[int, int], reach: Reach, size: int) -> tuple[int, int]:
+    first, last = span[0] * reach.stride - reach.before, span[1] * reach.stride + reach.after
+    return (max(first, 0), min(last, size - 1))
+
+
+def measure_reach(run: Callable[[Tensor], Tensor], sample: Tensor) -> tuple[Reach, Reach] | None:
+    """Reach over rows and over columns of maps shaped like `sample` (1, C, h, w); None if not local."""
+    for side in CANVASES:
+        height, width = (side + size % CANVASES[0] for size in sample.shape[-2:])
+        canvas, larger = (_canvas(sample, height + extra, width + extra) for extra in (0, CANVASES[0]))
+        small, large = run(canvas.clone()), run(larger)
+        if small.dim() != 4 or large.dim() != 4:
+            return None
+        reaches = [_reach_along(run, canvas, small.shape[dim], large.shape[dim], dim) for dim in (2, 3)]
+        if reaches[0] is not None and reaches[1] is not None:
+            return reaches[0], reaches[1]
+    return None
+
+
+def _canvas(sample: Tensor, height: int, width: int) -> Tensor:
+    keys = make_keys(0, height, width, device=sample.device)[None]
+    return keyed_uniform(keys, (sample.shape[1], height, width)).to(sample.dtype)
+
+
+def _reach_along(run: Callable[[Tensor], Tensor], canvas: Tensor, small: int, large: int, dim: int) -> Reach | None:
+    """Taint one half of the canvas, then the other, at every phase of the stride."""
+    growth = large - small
+    if growth <= 0 or CANVASES[0] % growth:
+        return None
+    stride = CANVASES[0] // growth
+    middle = canvas.shape[dim] // 2
+    before, after = [], []
+    for border in range(middle, middle + stride):
+        lower = _tainted(run, canvas, slice(None, border), dim)
+        upper = _tainted(run, canvas, slice(border, None), dim)
+        if not len(lower) or not len(upper) or lower[-1] == small - 1 or upper[0] == 0:
+            return None
+        before.append((lower[-1] + 1) * stride - border)
+        after.append(border - 1 - (upper[0] - 1) * stride)
+    return Reach(stride, min(before), min(after))
+
+
+def _tainted(run: Callable[[Tensor], Tensor], canvas: Tensor, part: slice, dim: int) -> list[int]:
+    tainted = canvas.clone()
+    tainted.narrow(dim, *_start_and_length(part, canvas.shape[dim])).fill_(torch.nan)
+    marks = torch.isnan(run(tainted)).transpose(dim, 0).flatten(1).any(dim=1)
+    return torch.nonzero(marks).flatten().tolist()
+
+
+def _start_and_length(part: slice, size: int) -> tuple[int, int]:
+    start, stop, _ = part.indices(size)
+    return start, stop - start
+
+
+def _name_not_local(step: Step, sample: Tensor) -> list[tuple[str, str]]:
+    """The innermost modules of the step that aren't local themselves; the step if none can be told."""
+    if not isinstance(step.run, nn.Module):
+        return [(step.path, "function")]
+    inputs: dict[nn.Module, Tensor] = {}
+
+    def record(module: nn.Module, arguments: tuple) -> None:
+        if len(arguments) == 1 and isinstance(arguments[0], Tensor) and arguments[0].dim() == 4:
+            inputs.setdefault(module, arguments[0].detach())
+
+    handles = [module.register_forward_pre_hook(record) for module in step.run.modules()]
+    try:
+        step.run(sample.clone())
+    finally:
+        for handle in handles:
+            handle.remove()
+    names = {module: name for name, module in step.run.named_modules()}
+    # A module that gets a single position (the layers inside squeeze-and-excitation) can't be told.
+    wide = {module: x for module, x in inputs.items() if x.shape[-1] > 1 or x.shape[-2] > 1}
+    guilty = [module for module, x in wide.items() if measure_reach(module, x) is None]
+    inner = [module for module in guilty if not any(m in guilty for m in module.modules() if m is not module)]
+    inner = inner or [step.run]
+    return [(f"{step.path}.{names[module]}".rstrip("."), kind_of(module)) for module in inner]
+
+
+def kind_of(module: nn.Module) -> str:
+    """A module's class, and its mode where that is what makes it leak."""
+    mode = " in training mode" if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training else ""
+    return type(module).__name__ + mode
+
+
+def _kernel_reach(step: Step, before: Tensor, after: Tensor) -> tuple[Reach, Reach]:
+    """What a step's kernels reach together: all that a step which isn't local may claim."""
+    modules = list(step.run.modules()) if isinstance(step.run, nn.Module) else []
+    reaches = []
+    for axis in (0, 1):
+        stride = 1 if after.dim() != 4 else max(1, round(before.shape[2 + axis] / after.shape[2 + axis]))
+        reach = stride - 1
+        for module in modules:
+            kernel, dilation = (_on_axis(getattr(module, name, 1), axis) for name in ("kernel_size", "dilation"))
+            reach += (kernel - 1) * dilation * stride
+        reaches.append(Reach(stride, reach, reach))
+    return reaches[0], reaches[1]
+
+
+def _on_axis(value: int | Sequence[int], axis: int) -> int:
+    return value if isinstance(value, int) else value[axis]

@@ -1,0 +1,213 @@
+"""Prove that nothing leaks between the cells of a grid, nor out of a deleted patch, or name what does.
+
+python -m eval.leakage --model runs/demo/checkpoint --setting difull dipart
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from backbones import device_of
+from core import DeletionSpec, InputError
+from core.cli import run_command
+from core.keyed import make_keys
+from core.results import atomic_directory, write_per_image, write_summary
+from data import Samples, normalize, open_data
+from difull import (
+    Compositions,
+    LeakageProof,
+    MaskLeakage,
+    deletion_leakage,
+    influence_map,
+    leakage_proof,
+    mask_leakage,
+)
+from difull.figures import influence_figure, save_figure
+from eval.difull import BLOCKS
+from eval.grids import GridOptions, first_grid, grid_batches, make_setting
+from eval.report import format_table
+from eval.runner import Runner
+from training.module import _AUGMENT
+
+IMAGES = 2
+"""Grids per proof."""
+
+
+@dataclass(kw_only=True)
+class LeakageOptions(GridOptions):
+    """Prove that nothing leaks; exit status 1 if something does.
+
+    Args:
+        fill: fills to test; the checkpoint's own by default.
+        deletions: folder of a training run's record of deletions; MODEL/deletions by default, if there is one.
+        mask_images: how many of the recorded samples are loaded again to test their brightness.
+    """
+
+    setting: list[str] = field(default_factory=lambda: ["difull", "dipart"])
+    fill: list[str] | None = None
+    deletions: Path | None = None
+    mask_images: int = 2048
+
+
+def grids_without_choice(runner: Runner, scale: int) -> Compositions:
+    """The first images of the data as grids: whether something leaks doesn't depend on the class."""
+    cells = scale**2
+    count = min(IMAGES, runner.count // cells)
+    if not count:
+        raise InputError(f"a {scale}×{scale} grid needs {cells} images, {runner.data.name} gives {runner.count}")
+    indices = np.arange(count * cells).reshape(count, cells)
+    labels = np.array([[runner.data.label(int(index)) for index in row] for row in indices])
+    return Compositions(indices, labels, scale, "corners")
+
+
+def prove_settings(runner: Runner, options: LeakageOptions) -> tuple[list[LeakageProof], dict[int, dict[str, Any]]]:
+    """A proof per setting, scale and scored head, and what can reach the first head."""
+    proofs, pictures = [], {}
+    for scale in options.scale:
+        compositions = grids_without_choice(runner, scale)
+        grids = torch.cat([batch.images for batch in grid_batches(runner, compositions)])
+        grid = first_grid(runner, compositions)
+        height, width = grid.shape[-2:]
+        sides = range(1, height + 1)
+        block = next(s for s in sides if height % s == 0 and width % s == 0 and max(height, width) <= BLOCKS * s)
+        pictures[scale] = {}
+        for name in options.setting:
+            setting = make_setting(name, runner.checkpoint.backbone, scale)
+            proofs += [leakage_proof(setting, grids, cell) for cell in compositions.heads]
+            reach = influence_map(setting, grid, 0, block, chunk=max(1, options.chunk // setting.cells))
+            pictures[scale][type(setting).__name__] = reach.cpu().numpy()
+    return proofs, pictures
+
+
+def read_deletions(folder: Path) -> pd.DataFrame:
+    """The record of a training run: epoch, index, label, cell; InputError for anything else."""
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise InputError(f"no record of deletions (*.parquet) in {folder}")
+    try:
+        table = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+        return table[["epoch", "index", "label", "cell"]].astype(np.int64)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder} holds no record of deletions: {str(error).splitlines()[0]}") from error
+
+
+def recorded_brightness(record: pd.DataFrame, runner: Runner, deletion: DeletionSpec) -> Tensor | None:
+    """Mean of each cell (N, cells) of the recorded samples as training saw them before the deletion.
+
+    None where the checkpoint doesn't say what it was trained on.
+    """
+    made = (runner.checkpoint.training or {}).get("settings")
+    if not made or "data" not in made or "seed" not in made:
+        return None
+    backbone = runner.checkpoint.backbone
+    size, seed = backbone.input_size[0], int(made["seed"])
+    data = open_data(made["data"], "train", size=size, seed=seed, count=made.get("train_images"))
+    if record["index"].max() >= len(data):
+        raise InputError(f"the record has sample {record['index'].max()}, but {data.name} has only {len(data)}")
+    samples = Samples(data, backbone.data_config, training=True, seed=seed)
+    found, device = [], device_of(backbone)
+    for start in range(0, len(record), runner.options.batch_size):
+        part = record.iloc[start : start + runner.options.batch_size]
+        keys = list(zip(part["epoch"].tolist(), part["index"].tolist(), strict=True))
+        images = torch.stack([torch.as_tensor((samples[key] or {})["image"]) for key in keys]).to(device)
+        epoch, index = (torch.tensor(column, device=device) for column in zip(*keys, strict=True))
+        images = data.augment(images, make_keys(make_keys(seed, epoch, index), _AUGMENT))
+        pixels = deletion.grid.sum(normalize(images, backbone.data_config))
+        found.append((pixels / (images[0].numel() / deletion.grid.cells)).cpu())
+    return torch.cat(found)
+
+
+def audit_masks(runner: Runner, options: LeakageOptions, deletion: DeletionSpec) -> dict[str, MaskLeakage]:
+    """What the choice of the patch told of label and brightness in a real run; empty without a record."""
+    folder = options.deletions or Path(options.model).expanduser() / "deletions"
+    if options.deletions is None and not folder.is_dir():
+        return {}
+    record = read_deletions(folder)
+    columns = {name: torch.from_numpy(record[name].to_numpy().copy()) for name in ("cell", "label")}
+    audits = {"label": mask_leakage(columns["cell"], columns["label"], seed=options.seed)}
+    keys = make_keys(options.seed, *(torch.from_numpy(record[name].to_numpy().copy()) for name in ("epoch", "index")))
+    chosen = keys.argsort(stable=True)[: options.mask_images].numpy()
+    brightness = recorded_brightness(record.iloc[chosen], runner, deletion)
+    if brightness is not None:
+        cells, labels = (columns[name][torch.from_numpy(chosen)] for name in ("cell", "label"))
+        audits["brightness"] = mask_leakage(cells, labels, brightness, seed=options.seed)
+    return audits
+
+
+def rows_of(proof: LeakageProof) -> dict[str, Any]:
+    """A proof as `summary.json` has it."""
+    return {"subject": proof.subject, "passed": proof.passed, **asdict(proof)}
+
+
+def evaluate(options: LeakageOptions) -> int:
+    """Prove, write the verdicts, and return 0 if nothing leaks, else 1."""
+    if options.devices * options.num_nodes > 1:
+        raise InputError("eval.leakage runs in one process; leave --devices at 1")
+    if options.mask_images < 1:
+        raise InputError(f"--mask-images must be at least 1, got {options.mask_images}")
+    runner = Runner.start(options)
+    deletion = runner.checkpoint.deletion or DeletionSpec()
+    size = runner.checkpoint.backbone.input_size
+    deletion.grid.check(*size)
+    audits = audit_masks(runner, options, deletion)
+    proofs, pictures = prove_settings(runner, options)
+    proofs += [deletion_leakage(fill, deletion.grid, size, options.seed) for fill in options.fill or [deletion.fill]]
+    passed = all(proof.passed for proof in proofs) and all(audit.passed for audit in audits.values())
+    table = pd.DataFrame(
+        [
+            {"subject": proof.subject, "metric": name, "value": value}
+            for proof in proofs
+            for name, value in proof.numbers.items()
+        ]
+    )
+    with atomic_directory(options.out, options.overwrite) as folder:
+        write_per_image(folder, table)
+        write_summary(
+            folder,
+            protocol="leakage",
+            model=runner.checkpoint.describe(),
+            data=runner.describe_data(),
+            settings={"setting": options.setting, "scale": options.scale, **runner.describe_settings()},
+            scores=[],
+            passed=passed,
+            proofs=[rows_of(proof) for proof in proofs],
+            masks=[
+                {"record": name, "passed": audit.passed, "found": audit.found, **asdict(audit)}
+                for name, audit in audits.items()
+            ],
+        )
+        for scale, maps in pictures.items():
+            picture = influence_figure(maps, 0, scale)
+            save_figure(picture, folder / "plots" / f"influence-{scale}x{scale}.png")
+    print_proofs(proofs, audits)
+    print(f"{'nothing leaks' if passed else 'LEAKS'}; results: {options.out}/summary.json, plots/")
+    return 0 if passed else 1
+
+
+def print_proofs(proofs: list[LeakageProof], audits: dict[str, MaskLeakage]) -> None:
+    """A line per proof with its three verdicts, then what was found."""
+    rows = [
+        (
+            proof.subject,
+            *("holds" if holds else "FAILS" for holds in (proof.taint, proof.derivative, proof.intervention)),
+        )
+        for proof in proofs
+    ]
+    print(format_table(("", "taint", "derivative", "intervention"), rows, "<<<<"))
+    for proof in proofs:
+        for line in (*(f"found: {finding}" for finding in proof.found), *proof.notes):
+            print(f"{proof.subject}: {line}")
+    for audit in audits.values():
+        print(audit.report)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(LeakageOptions, evaluate))

@@ -1,0 +1,329 @@
+"""The grid commands: what they write, what they refuse, and composite fine-tuning."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import eval.grids
+from checkpoints import load_checkpoint, save_checkpoint
+from core import DeletionSpec
+from core.cli import run_command
+from data import open_data
+from difull import Compositions, DiPart, compose_grid, make_compositions
+from eval.aggatt import AggattOptions
+from eval.aggatt import evaluate as aggatt
+from eval.difull import DifullOptions
+from eval.difull import evaluate as difull
+from eval.leakage import LeakageOptions
+from eval.leakage import evaluate as leakage
+from eval.mlatt import MlattOptions, correlate
+from eval.mlatt import evaluate as mlatt
+from tests.reference.networks import small_resnet
+from training.composite import Composite, CompositeSpec
+from training.patch_finetune import finetune
+
+COMMANDS = {
+    "difull": (DifullOptions, difull),
+    "mlatt": (MlattOptions, mlatt),
+    "aggatt": (AggattOptions, aggatt),
+    "leakage": (LeakageOptions, leakage),
+}
+GRIDS = 5
+
+
+def run(command, *arguments):
+    return run_command(*COMMANDS[command], [str(argument) for argument in arguments])
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text(), parse_constant=pytest.fail)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "resnet"
+    classes = [str(digit) for digit in range(10)]
+    save_checkpoint(folder, small_resnet(10), deletion=DeletionSpec(), classes=classes, training={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    data = open_data("digits", "val")
+    labels = np.array([data.label(index) for index in range(len(data))])
+    for kind in ("distinct", "corners"):
+        make_compositions(labels, np.arange(60), 2, GRIDS, kind).save(folder / f"{kind}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scored(checkpoint, files, tmp_path_factory):
+    out = tmp_path_factory.mktemp("results") / "difull"
+    arguments = ["--model", checkpoint, "--compositions", files, "--setting", "difull", "gridpg", "dipart"]
+    arguments += ["--layers", "input", "middle", "final", "--attributions", "grad|abs", "ixg", "gradcam"]
+    assert run("difull", *arguments, "--batch-size", "8", "--out", out) == 0
+    return out
+
+
+def test_summary_has_the_schema(scored):
+    summary = summary_of(scored)
+    assert (summary["schema"], summary["protocol"]) == (1, "difull")
+    assert summary["settings"]["grids"] == {"corners 2×2": GRIDS, "distinct 2×2": GRIDS}
+    assert len(summary["scores"]) == 9 * (3 + 2)
+    for entry in summary["scores"]:
+        assert entry["metric"] in ("localization", "impossible_attribution")
+        assert entry["n"] == GRIDS * (4 if entry["setting"] == "gridpg" else 2)
+        if entry["mean"] is not None:
+            assert entry["ci95"][0] <= entry["mean"] <= entry["ci95"][1]
+    assert [(row["setting"], len(row["accuracy_per_cell"])) for row in summary["accuracy"]] == [
+        ("difull", 4),
+        ("gridpg", 4),
+        ("dipart", 4),
+    ]
+    names = {path.name for path in (scored / "plots").iterdir()}
+    assert {"localization.png", "localization-difull-2x2.png", "impossible_attribution-dipart-2x2.png"} <= names
+
+
+def test_gradient_methods_are_exactly_local_in_difull(scored):
+    own = [entry for entry in summary_of(scored)["scores"] if entry["setting"] == "difull"]
+    assert {entry["layer"] for entry in own} == {"input", "middle", "final"}
+    table = pd.read_parquet(scored / "per_image.parquet")
+    table = table[(table.setting == "difull") & table.value.notna()]
+    pooled = table[(table.attribution == "gradcam") & (table.metric == "localization")]
+    assert (pooled.value < 1).any()  # its weights are pooled over all cells
+    table = table[table.attribution != "gradcam"]
+    by_metric = {name: set(part.value) for name, part in table.groupby("metric")}
+    assert by_metric == {"localization": {1.0}, "impossible_attribution": {0.0}}
+
+
+def test_per_image_rows_make_up_the_summary(scored):
+    table = pd.read_parquet(scored / "per_image.parquet")
+    assert list(table) == [
+        *("setting", "scale", "index", "cell", "label"),
+        *("predicted", "attribution", "layer", "metric", "value"),
+    ]
+    for entry in summary_of(scored)["scores"]:
+        rows = table
+        for key in ("setting", "scale", "attribution", "layer", "metric"):
+            rows = rows[rows[key] == entry[key]]
+        assert len(rows) == entry["n"]
+        filled = rows.value.fillna(0) if entry["metric"] == "localization" else rows.value.dropna()
+        assert filled.mean() == pytest.approx(entry["mean"])
+
+
+def test_compositions_are_reused(checkpoint, files, scored, tmp_path):
+    for kind in ("distinct", "corners"):
+        given, kept = (
+            Compositions.load(path) for path in (files / f"{kind}.parquet", scored / f"compositions/{kind}-2x2.parquet")
+        )
+        np.testing.assert_array_equal(given.indices, kept.indices)
+    arguments = ["--model", checkpoint, "--compositions", scored / "compositions", "--layers", "final"]
+    assert run("difull", *arguments, "--setting", "dipart", "--attributions", "ixg", "--out", tmp_path / "run") == 0
+    keep = ["index", "cell", "label", "predicted", "value"]
+    again, before = (pd.read_parquet(folder / "per_image.parquet") for folder in (tmp_path / "run", scored))
+    before = before[(before.setting == "dipart") & (before.attribution == "ixg") & (before.layer == "final")]
+    pd.testing.assert_frame_equal(again[keep], before[keep].reset_index(drop=True), rtol=1e-4)
+
+
+def test_images_are_chosen_by_confidence(checkpoint, tmp_path, monkeypatch, capsys):
+    """Every second image is known for certain; the rest is told with 0.6."""
+
+    def known(runner, model):
+        labels = torch.from_numpy(eval.grids.data_labels(runner.data)[: runner.count])
+        chance = torch.where(torch.arange(len(labels)) % 2 == 0, 1.0, 0.6)
+        probabilities = torch.zeros(len(labels), 10).scatter_(1, labels[:, None], chance[:, None])
+        return probabilities, torch.arange(len(labels))
+
+    monkeypatch.setattr(eval.grids, "confidences", known)
+    arguments = ["--model", checkpoint, "--limit", "80", "--attributions", "ixg"]
+    assert run("difull", *arguments, "--grids", "3", "--out", tmp_path / "run") == 0
+    chosen = Compositions.load(tmp_path / "run/compositions/corners-2x2.parquet")
+    assert (chosen.indices % 2 == 0).all()
+    assert summary_of(tmp_path / "run")["settings"]["choice"]["n_confident"] == 40
+    assert chosen.about["confidence"] == 0.99
+    assert run("difull", *arguments, "--grids", "1000000000", "--out", tmp_path / "more") == 2
+    assert "40 of 80" in capsys.readouterr().err
+
+
+def test_mlatt(checkpoint, files, tmp_path):
+    arguments = ["--model", checkpoint, "--compositions", files, "--setting", "gridpg", "--attributions", "ixg"]
+    arguments += ["--layers", "input", "final", "--kernels", "1", "65"]
+    assert run("mlatt", *arguments, "--out", tmp_path / "run") == 0
+    summary = summary_of(tmp_path / "run")
+    rows = {(row["attribution"], row["layer"], row["kernel"]): row for row in summary["correlations"]}
+    assert set(rows) == {
+        (name, layer, k) for name in ("ixg", "gradcam") for layer in ("input", "final") for k in (1, 65)
+    }
+    assert rows["gradcam", "final", 1]["spearman"] == pytest.approx(1)
+    assert rows["ixg", "input", 65]["kernel_of_map"] == 19
+    scores = {(s["attribution"], s["layer"]): s["mean"] for s in summary["scores"]}
+    assert rows["ixg", "input", 1]["localization"] == pytest.approx(scores["ixg", "input"])
+    assert (tmp_path / "run/plots/correlation-gridpg-2x2.png").is_file()
+
+
+def test_correlation_is_scipys():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    names = [("gradcam", "final"), ("ixg", "input")]
+    frames = [
+        pd.DataFrame(
+            {"index": np.repeat(np.arange(30), 4), "cell": np.tile(np.arange(4), 30), "localization": rng.random(120)}
+        )
+        for _ in names
+    ]
+    frames = [
+        frame.assign(setting="gridpg", scale=2, attribution=name, layer=layer, kernel=1, kernel_of_map=1)
+        for frame, (name, layer) in zip(frames, names, strict=True)
+    ]
+    found = correlate(pd.concat(frames).sample(frac=1, random_state=0), 0)
+    expected = spearmanr(frames[0].localization, frames[1].localization).statistic
+    by_name = {row["attribution"]: row for row in found}
+    assert by_name["ixg"]["spearman"] == pytest.approx(expected, abs=1e-12)
+    assert by_name["ixg"]["ci95"][0] < expected < by_name["ixg"]["ci95"][1]
+
+
+def test_aggatt(checkpoint, files, tmp_path):
+    arguments = ["--model", checkpoint, "--compositions", files, "--attributions", "ixg", "gradcam", "--map-size", "64"]
+    assert run("aggatt", *arguments, "--layers", "input", "final", "--out", tmp_path / "run") == 0
+    summary = summary_of(tmp_path / "run")
+    assert len(summary["bins"]) == 4
+    for entry in summary["bins"]:
+        assert sum(part["n"] for part in entry["bins"]) == GRIDS
+    for name in ("bins-difull-2x2-input", "bins-difull-2x2-final", "examples-difull-2x2-input-ixg"):
+        with Image.open(tmp_path / "run" / "plots" / f"{name}.png") as picture:
+            assert min(picture.size) > 200
+    with np.load(tmp_path / "run" / "bins.npz") as bins:
+        assert bins["difull-2x2/ixg/input"].shape == (6, 1, 64, 64)
+        assert np.nansum(bins["difull-2x2/ixg/input"][..., 32:]) == 0
+
+
+def test_leakage_passes_and_fails(checkpoint, tmp_path, capsys):
+    arguments = ["--model", checkpoint, "--limit", "8", "--setting", "difull"]
+    assert run("leakage", *arguments, "--out", tmp_path / "clean") == 0
+    summary = summary_of(tmp_path / "clean")
+    assert summary["passed"]
+    assert len(summary["proofs"]) == 3
+    assert (tmp_path / "clean/plots/influence-2x2.png").is_file()
+    assert run("leakage", *arguments, "--fill", "blur", "--out", tmp_path / "blur") == 1
+    failed = [proof for proof in summary_of(tmp_path / "blur")["proofs"] if not proof["passed"]]
+    assert [proof["found"] for proof in failed] == [["fill 'blur' reads the deleted pixels"]]
+    assert "fill 'blur' reads the deleted pixels" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "composite"
+    arguments = ["--model", "test_convnext", "--train-images", "64", "--val-images", "20", "--batch-size", "16"]
+    arguments += ["--epochs", "1", "--composite-prob", "0.5", "--out", str(out)]
+    assert run_command(finetune, arguments=arguments) == 0
+    return out
+
+
+def test_composite_training_is_recorded(composed, tmp_path):
+    spec = {"probability": 0.5, "scale": 2, "setting": "dipart"}
+    assert json.loads((composed / "config.json").read_text())["composite"] == spec
+    assert load_checkpoint(composed).describe()["composite"] == spec
+    training = json.loads((composed / "training.json").read_text())
+    assert training["settings"]["composite_prob"] == 0.5
+    assert 0 <= training["metrics"]["accuracy_grid"] <= 1
+
+
+def test_a_real_runs_masks_are_audited(composed, tmp_path, monkeypatch):
+    """The record of the run passes; the same record with the cell taken from the label doesn't."""
+    arguments = ["--model", composed, "--limit", "4", "--setting", "difull", "--mask-images", "64"]
+    assert run("leakage", *arguments, "--out", tmp_path / "clean") == 0
+    masks = summary_of(tmp_path / "clean")["masks"]
+    assert {entry["record"] for entry in masks} == {"label", "brightness"}
+    (file,) = (composed / "deletions").glob("*.parquet")
+    record = pd.read_parquet(file)
+    (tmp_path / "record").mkdir()
+    record.assign(cell=record["label"] % 4).to_parquet(tmp_path / "record" / "leaky.parquet")
+    assert run("leakage", *arguments, "--deletions", tmp_path / "record", "--out", tmp_path / "leaky") == 1
+    found = {entry["record"]: entry["found"] for entry in summary_of(tmp_path / "leaky")["masks"]}
+    assert "label" in found["label"]
+
+
+def test_composite_logits_are_those_of_each_images_head():
+    backbone, spec = small_resnet(10), CompositeSpec(0.5, 2)
+    images, labels, keys = torch.randn(9, 3, 64, 64), torch.arange(9), torch.arange(9) * 7
+    logits, order = Composite(spec, backbone).logits(backbone, images, labels, keys)
+    assert sorted(order.tolist()) == list(range(9))
+    with torch.no_grad():
+        torch.testing.assert_close(logits[:5], backbone(images[order[:5]]), rtol=1e-4, atol=1e-5)
+        grid = compose_grid(images[order[5:]], 2)
+        heads = [DiPart(backbone, 2)(grid, cell)[0] for cell in range(4)]
+    torch.testing.assert_close(logits[5:], torch.stack(heads), rtol=1e-4, atol=1e-5)
+    assert logits.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("difull", ["--setting", "difool"], "did you mean difull"),
+        ("difull", ["--attributions", "igg"], "unknown attribution 'igg'; did you mean ig"),
+        ("difull", ["--layers", "midle"], "did you mean middle"),
+        ("difull", ["--scale", "1"], "--scale takes whole numbers of at least 2"),
+        ("difull", ["--confidence", "2"], "--confidence must lie in"),
+        ("difull", ["--compositions", "nowhere.parquet"], "nowhere.parquet holds no compositions"),
+        ("difull", ["--compositions", "FILES", "--scale", "3"], "no corners grids of 3×3"),
+        ("mlatt", ["--kernels", "4"], "--kernels takes odd numbers"),
+        ("mlatt", ["--layers", "input"], "--layers must have final"),
+        ("aggatt", ["--cell", "1"], "--cell 1 is not scored in corners grids of 2×2; scored: 0, 3"),
+        ("leakage", ["--deletions", "nowhere"], "no record of deletions"),
+        ("leakage", ["--limit", "3"], "a 2×2 grid needs 4 images"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(checkpoint, files, tmp_path, capsys, command, arguments, message):
+    out = tmp_path / "run"
+    arguments = [files if word == "FILES" else word for word in arguments]
+    if command == "leakage" and "--limit" not in arguments:
+        arguments += ["--limit", "4", "--setting", "difull"]
+    assert run(command, "--model", checkpoint, "--out", out, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--composite-prob", "2"], "the composite probability must lie in"),
+        (["--composite-prob", "0.5", "--composite-scale", "1"], "the composite scale must be at least 2"),
+        (["--composite-prob", "0.05"], "makes no 2×2 grid"),
+    ],
+)
+def test_composite_options_are_checked(tmp_path, capsys, arguments, message):
+    assert (
+        run_command(finetune, arguments=["--out", str(tmp_path / "run"), "--model", "test_convnext", *arguments]) == 2
+    )
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_give_the_numbers_of_one(checkpoint, files, scored, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "eval.difull",
+        "--model",
+        checkpoint,
+        "--compositions",
+        files,
+        "--setting",
+        "gridpg",
+    ]
+    command += ["--layers", "final", "--attributions", "ixg", "--batch-size", "8", "--devices", "2"]
+    command += ["--accelerator", "cpu", "--out", tmp_path / "two"]
+    subprocess.run([str(word) for word in command], check=True, timeout=400)
+    two, one = (pd.read_parquet(folder / "per_image.parquet") for folder in (tmp_path / "two", scored))
+    one = one[(one.setting == "gridpg") & (one.attribution == "ixg") & (one.layer == "final")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(two, one, check_exact=True)
