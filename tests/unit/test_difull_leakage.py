@@ -1,5 +1,6 @@
 """The proof that nothing leaks: clean settings pass, every leaky one is caught and named."""
 
+import json
 import re
 from functools import cache
 
@@ -22,6 +23,7 @@ from difull import (
     possible_region,
 )
 from difull.deletion_leakage import _test
+from difull.laboratory import laboratory
 from difull.locality import measure_reach
 from tests.reference.grids import (
     MODELS,
@@ -170,7 +172,9 @@ def test_possible_region_is_the_receptive_field_by_hand(cell):
 )
 @pytest.mark.parametrize("size", [9, 12])
 def test_reach_of_a_step(module, expected, size):
-    for reach in measure_reach(module, torch.randn(1, 2, size, size)):
+    with laboratory(module):
+        reaches = measure_reach(module, torch.randn(1, 2, size, size))
+    for reach in reaches:
         assert (reach.stride, reach.before, reach.after) == expected
 
 
@@ -194,10 +198,12 @@ class RunningSum(nn.Module):
         nn.AdaptiveAvgPool2d(1),
         RunningSum(False),
         RunningSum(True),
+        SwallowsNaN(),
     ],
 )
 def test_what_is_not_local_reaches_across_every_canvas(module):
-    assert measure_reach(module, torch.randn(1, 2, 9, 9)) is None
+    with laboratory(module):
+        assert measure_reach(module, torch.randn(1, 2, 9, 9)) is None
 
 
 @pytest.mark.parametrize("cell", [0, 3])
@@ -211,6 +217,7 @@ def test_a_clean_cnn_passes_with_something_impossible(setting, cell):
     assert not proof.found
     assert proof.numbers["share_that_may_matter"] < 0.5
     assert "nothing leaks" in proof.report
+    assert json.loads(json.dumps(proof.to_dict()))["passed"] is True
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -268,6 +275,7 @@ def test_the_statements_stand_in_for_each_other():
     swallows = leakage_proof(DiPart(plain_cnn(SwallowsNaN()), 2), grids())
     assert swallows.numbers["tainted_logits"] == 0
     assert (swallows.taint, swallows.derivative, swallows.intervention) == (False, False, False)
+    assert swallows.found == ("SwallowsNaN (4) reads the whole map",)
     steps = leakage_proof(DiPart(plain_cnn(Steps()), 2), grids())
     assert steps.derivative
     assert not steps.taint
@@ -306,6 +314,13 @@ def test_the_model_is_left_as_it_was():
 
 def test_dropout_is_not_mistaken_for_a_leak():
     assert leakage_proof(DiPart(plain_cnn(nn.Dropout(0.5)).train(), 2), grids()).passed
+
+
+def test_the_same_proof_gives_the_same_numbers_whatever_was_drawn_before():
+    setting = GridPG(plain_cnn(nn.Dropout(0.5)).train(), 2)
+    first = leakage_proof(setting, grids()).numbers
+    torch.rand(3)
+    assert leakage_proof(setting, grids()).numbers == first
 
 
 def test_measured_influence_and_gradient_attribution_agree():
@@ -371,7 +386,9 @@ def test_masks_drawn_from_label_or_brightness_are_found_and_named():
         assert not result.passed
         assert name in result.found, result.report
         assert f"{name}: " in result.report
-    assert mask_leakage(masks["label"], labels).found == ("label",)
+    alone = mask_leakage(masks["label"], labels)
+    assert alone.found == ("label",)
+    assert json.loads(json.dumps(alone.to_dict()))["passed"] is False
 
 
 def test_mask_leakage_needs_permutations_enough_for_its_level():
