@@ -30,7 +30,6 @@ from tests.reference.grids import (
     mutual_information,
     plain_cnn,
     receptive_field_1d,
-    tiny_resnet,
     tiny_vit,
 )
 
@@ -229,10 +228,8 @@ def test_difull_passes_for_every_family(name):
 
 @pytest.mark.parametrize("name", ["resnet", "vgg"])
 def test_dipart_passes_for_networks_of_local_steps(name):
-    proof = leakage_proof(DiPart(MODELS[name](), 2), grids(1, 128), 3)
+    proof = leakage_proof(DiPart(MODELS[name](), 2), grids(1, 64), 3)
     assert proof.passed, proof.report
-    if proof.numbers["share_that_may_matter"] == 1:
-        assert "nothing is impossible here" in proof.report
 
 
 LEAKS = {
@@ -264,11 +261,10 @@ def test_leaks_are_caught_by_all_three_statements_and_named(leak):
     assert any(re.search(name, finding) for finding in proof.found), proof.found
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_batch_statistics_are_caught_with_any_number_of_grids(count):
-    for setting in (DiFull, DiPart):
-        assert not leakage_proof(setting(plain_cnn(nn.BatchNorm2d(8)).train(), 2), grids(count)).passed
-        assert leakage_proof(setting(plain_cnn(nn.BatchNorm2d(8)).eval(), 2), grids(count)).passed
+@pytest.mark.parametrize("setting", [DiFull, DiPart])
+def test_batch_statistics_are_caught_with_a_single_grid(setting):
+    assert not leakage_proof(setting(plain_cnn(nn.BatchNorm2d(8)).train(), 2), grids(1, 16)).passed
+    assert leakage_proof(setting(plain_cnn(nn.BatchNorm2d(8)).eval(), 2), grids(1, 16)).passed
 
 
 def test_the_statements_stand_in_for_each_other():
@@ -283,12 +279,13 @@ def test_the_statements_stand_in_for_each_other():
 
 
 def test_squeeze_and_excitation_is_caught_although_the_field_covers_the_grid():
-    clean = leakage_proof(DiPart(tiny_resnet(), 2), grids(1, 64), 0)
-    leaky = leakage_proof(DiPart(tiny_resnet(block_args={"attn_layer": "se"}), 2), grids(1, 64), 0)
-    assert clean.numbers["share_that_may_matter"] > 0.99
+    clean = leakage_proof(DiPart(plain_cnn(), 2), grids(1, 8), 0)
+    leaky = leakage_proof(DiPart(plain_cnn(SqueezeExcite()), 2), grids(1, 8), 0)
+    assert clean.numbers["share_that_may_matter"] == 1
     assert clean.passed
-    assert not leaky.taint
-    assert "SEModule (layer1.0.se" in leaky.report
+    assert "nothing is impossible here" in clean.report
+    assert (leaky.taint, leaky.derivative, leaky.intervention) == (False, True, True)
+    assert "SqueezeExcite (4) reads the whole map" in leaky.report
 
 
 def test_a_plain_model_has_its_proof_at_the_input():
