@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,6 +95,10 @@ class MaskLeakage:
     def passed(self) -> bool:
         """The mask tells nothing beyond sampling noise."""
         return not self.found
+
+    def to_dict(self) -> dict[str, Any]:
+        """As written to `summary.json`."""
+        return {**asdict(self), "found": self.found, "passed": self.passed}
 
     @property
     def report(self) -> str:

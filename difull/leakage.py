@@ -6,19 +6,19 @@ is tested as it stands, training mode included, and left as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from backbones import device_of
 from backbones.split import identity
 from core.errors import InputError
 from core.keyed import keyed_normal, make_keys
 from difull.cells import check_cell, check_divides
+from difull.laboratory import laboratory, seeded
 from difull.locality import kind_of, receptive_field
 from difull.settings import DiPart, GridPG, GridSetting
 
@@ -61,39 +61,9 @@ class LeakageProof:
         lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines + [f"  {name} = {value:g}" for name, value in self.numbers.items()])
 
-
-@contextmanager
-def laboratory(model: nn.Module) -> Iterator[None]:
-    """Convolutions as plain sums; buffers and global generators as before when the block ends.
-
-    Fast convolutions (Winograd, FFT) mix neighbouring pixels in their rounding, and spread NaN to
-    outputs that don't depend on it. Running statistics of normalisation would keep the NaN.
-    """
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    fast = {backend: backend.enabled for backend in (torch.backends.cudnn, torch.backends.mkldnn)}
-    try:
-        for backend in fast:
-            backend.enabled = False  # type: ignore[assignment]
-        with torch.backends.nnpack.flags(enabled=False), forked_generators(device_of(model)):
-            yield
-    finally:
-        for backend, enabled in fast.items():
-            backend.enabled = enabled  # type: ignore[assignment]
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
-
-
-def seeded(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """run(images), with the same dropout every time and the global generators untouched."""
-    with forked_generators(images.device):
-        torch.manual_seed(0)
-        return run(images)
-
-
-def forked_generators(device: torch.device) -> AbstractContextManager[None]:
-    """Leave the global generators of the CPU and of `device` untouched."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    def to_dict(self) -> dict[str, Any]:
+        """As written to `summary.json`."""
+        return {**asdict(self), "passed": self.passed}
 
 
 def gradient_of_logits(run: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -168,7 +138,7 @@ def leakage_proof(setting: GridSetting, images: Float[Tensor, "b c h w"], cell: 
         taint = not found and all(trial.taint() for trial in trials)
         gradient = max(trial.largest_gradient() for trial in trials)
         change = max(trial.largest_change() for trial in trials)
-        taint_numbers = max(trial.tainted_share() for trial in trials)
+        tainted = max(trial.tainted_share() for trial in trials)
         if not found and not (taint and gradient == 0 and change == 0):
             found = _name_leak(setting, trials, images, region)
     share = float(region.double().mean())
@@ -183,7 +153,7 @@ def leakage_proof(setting: GridSetting, images: Float[Tensor, "b c h w"], cell: 
         notes,
         {
             "share_that_may_matter": share,
-            "tainted_logits": taint_numbers,
+            "tainted_logits": tainted,
             "largest_gradient_elsewhere": gradient,
             "largest_logit_change": change,
         },
@@ -219,9 +189,8 @@ class _Trial:
 
     def tainted_share(self) -> float:
         """Share of logits that NaN elsewhere reaches."""
-        return float(
-            (~torch.isfinite(self.logits(self.elsewhere(torch.full_like(self.images, torch.nan))))).double().mean()
-        )
+        tainted = self.logits(self.elsewhere(torch.full_like(self.images, torch.nan)))
+        return float((~torch.isfinite(tainted)).double().mean())
 
     def largest_gradient(self) -> float:
         """Of any logit with respect to any pixel elsewhere, or to the other image."""

@@ -1,4 +1,4 @@
-"""How far each step of a network reaches, measured by taint on a canvas of its own.
+"""How far each step of a network reaches, measured by taint on a canvas of its own (in a `laboratory`).
 
 The receptive field that follows, step by step, says which pixels *may* matter to a part of the
 features. It is found without running the network on the grid, so the grid can be held against it.
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from backbones.split import Step
 from core.keyed import keyed_uniform, make_keys
+from difull.laboratory import seeded
 
 CANVASES = (32, 128)
 """Sides of the canvases in pixels, plus what makes the side even or odd like the real map's."""
@@ -73,10 +74,10 @@ def measure_reach(run: Callable[[Tensor], Tensor], sample: Tensor) -> tuple[Reac
     for side in CANVASES:
         height, width = (side + size % CANVASES[0] for size in sample.shape[-2:])
         canvas, larger = (_canvas(sample, height + extra, width + extra) for extra in (0, CANVASES[0]))
-        small, large = run(canvas.clone()), run(larger)
+        small, large = seeded(run, canvas.clone()), seeded(run, larger)
         if small.dim() != 4 or large.dim() != 4:
             return None
-        reaches = [_reach_along(run, canvas, small.shape[dim], large.shape[dim], dim) for dim in (2, 3)]
+        reaches = [_reach_along(run, canvas, small, large.shape[dim], dim) for dim in (2, 3)]
         if reaches[0] is not None and reaches[1] is not None:
             return reaches[0], reaches[1]
     return None
@@ -87,34 +88,32 @@ def _canvas(sample: Tensor, height: int, width: int) -> Tensor:
     return keyed_uniform(keys, (sample.shape[1], height, width)).to(sample.dtype)
 
 
-def _reach_along(run: Callable[[Tensor], Tensor], canvas: Tensor, small: int, large: int, dim: int) -> Reach | None:
+def _reach_along(run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, large: int, dim: int) -> Reach | None:
     """Taint one half of the canvas, then the other, at every phase of the stride."""
-    growth = large - small
+    growth = large - clean.shape[dim]
     if growth <= 0 or CANVASES[0] % growth:
         return None
     stride = CANVASES[0] // growth
-    middle = canvas.shape[dim] // 2
+    size, middle = canvas.shape[dim], canvas.shape[dim] // 2
     before, after = [], []
     for border in range(middle, middle + stride):
-        lower = _tainted(run, canvas, slice(None, border), dim)
-        upper = _tainted(run, canvas, slice(border, None), dim)
-        if not len(lower) or not len(upper) or lower[-1] == small - 1 or upper[0] == 0:
+        lower = _changed(run, canvas, clean, (0, border), dim)
+        upper = _changed(run, canvas, clean, (border, size - border), dim)
+        if not lower or not upper or lower[-1] == clean.shape[dim] - 1 or upper[0] == 0:
             return None
         before.append((lower[-1] + 1) * stride - border)
         after.append(border - 1 - (upper[0] - 1) * stride)
     return Reach(stride, min(before), min(after))
 
 
-def _tainted(run: Callable[[Tensor], Tensor], canvas: Tensor, part: slice, dim: int) -> list[int]:
+def _changed(
+    run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, part: tuple[int, int], dim: int
+) -> list[int]:
+    """The rows or columns of the output that NaN in a part (start, length) of the canvas changes."""
     tainted = canvas.clone()
-    tainted.narrow(dim, *_start_and_length(part, canvas.shape[dim])).fill_(torch.nan)
-    marks = torch.isnan(run(tainted)).transpose(dim, 0).flatten(1).any(dim=1)
+    tainted.narrow(dim, *part).fill_(torch.nan)
+    marks = (seeded(run, tainted) != clean).transpose(dim, 0).flatten(1).any(dim=1)
     return torch.nonzero(marks).flatten().tolist()
-
-
-def _start_and_length(part: slice, size: int) -> tuple[int, int]:
-    start, stop, _ = part.indices(size)
-    return start, stop - start
 
 
 def _name_not_local(step: Step, sample: Tensor) -> list[tuple[str, str]]:

@@ -38,7 +38,7 @@ class GridSetting(Explainable):
             raise InputError(f"expected a backbone, got the setting {type(backbone).__name__}; pass its .backbone")
         self.backbone: Explainable = as_explainable(backbone)
         self.scale = check_scale(scale)
-        self.name = self.backbone.name
+        self.name = getattr(self.backbone, "name", type(self.backbone).__name__)
 
     @property
     def cells(self) -> int:

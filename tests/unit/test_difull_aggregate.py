@@ -75,7 +75,7 @@ def test_aggregate_refusals():
     with pytest.raises(InputError, match=r"without NaN, got .* with 1 NaN"):
         aggregate(maps, torch.tensor([0.1, torch.nan, 0, 0, 0]))
     with pytest.raises(InputError, match="must rise from 0 to 1"):
-        aggregate(maps, scores, edges=(0, 0.5, 0.4, 1))
+        aggregate(maps, scores, edges=(0.0, 0.5, 0.4, 1.0))
     with pytest.raises(InputError, match="as many inside sums"):
         aggregate(maps, scores, scores[:2].numpy())
 
