@@ -213,7 +213,7 @@ def test_a_callable_and_only_the_classes_asked_for(checkpoint, results, tmp_path
     def mine(images, regions, classes):
         return 3 * explain(images, target.aim(regions, classes))
 
-    flags = {"min_iou": 0, "min_area": 0, "max_area": 1, "region": "annotated", "precision": "64-true"}
+    flags = {"min_iou": 0.0, "min_area": 0.0, "max_area": 1.0, "region": "annotated", "precision": "64-true"}
     flags |= {"attributions": ["ega"], "limit": 5, "batch_size": 2, "classes": [str(label - 1)]}
     data = evaluate(DeaOptions(model=str(checkpoint), out=tmp_path / "run", **flags), {"mine": mine})["data"]
     assert data["n_pairs"] + data["dropped"]["class not asked for"] == read(results)["data"]["n_pairs"]
@@ -229,7 +229,7 @@ def test_a_callable_and_only_the_classes_asked_for(checkpoint, results, tmp_path
         (["--data", "voc:nowhere"], "no folder nowhere"),
         (["--data", "imagefolder:x"], "unknown segmentation data set 'imagefolder'"),
         (["--attributions", "deaa"], "did you mean dea"),
-        (["--attributions", "dea(grid=x)"], "a grid is a number"),
+        (["--attributions", "dea(lambda_=-1)"], "lambda_ must be at least 0"),
         (["--fill", "zero"], "did you mean zeros"),
         (["--fractions", "0.1", "1.5"], "--fractions must lie in (0, 1]"),
         (["--min-area", "2"], "--min-area must lie in [0, 1]"),
