@@ -150,7 +150,7 @@ class DeaEvaluation:
         self.rows: list[pd.DataFrame] = []
         self.curves: dict[str, list[dict[str, Any]]] = {}
         self.examples: list[Example] = []
-        self.counts = dict.fromkeys(("kept", *REASONS, NOT_ASKED), 0)
+        self.counts: dict[str, int] = dict.fromkeys(("kept", *REASONS, NOT_ASKED), 0)
         self.mean_iou = MulticlassJaccardIndex(self.model.num_classes, ignore_index=VOID).to(self.runner.fabric.device)
 
     def _wanted(self) -> Tensor | None:
