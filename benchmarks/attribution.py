@@ -1,6 +1,6 @@
 """Time of every attribution method: batched, one image at a time, and against the passes it needs.
 
-    python -m benchmarks.attribution --model resnet18 --input_size 64 --images 32 --chunk 64 --out runs/benchmark
+    python -m benchmarks.attribution --model resnet18 --input_size 224 --images 64 --device cuda --out runs/benchmark
 
 `overhead` is the batched time per map over the floor: its own number of forward and backward passes
 times the time of one pass in a full sub-batch, and the pass that makes the activations. The target is
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import CLI
+from jsonargparse import auto_cli
 from torch import Tensor
 
 from attribution import AttributionSpec, create_attribution, expand_attributions, gradient
@@ -28,13 +28,12 @@ from core.results import environment, write_json
 
 
 def seconds(action: Callable[[], Any], repeats: int, device: str) -> float:
-    """The median time of an action, in seconds, after one run to warm up.
+    """The median time of an action, in seconds.
 
     On one CPU thread the process's own time counts, so that neighbours on the machine don't.
     """
     on_gpu = device != "cpu"
     clock = time.perf_counter if on_gpu or torch.get_num_threads() > 1 else time.process_time
-    action()
     times = []
     for _ in range(repeats):
         if on_gpu:
@@ -52,6 +51,7 @@ def pass_seconds(explain: Attribution, images: Tensor, targets: Tensor, timer: C
     stem, rest = explain.split
     with torch.no_grad():
         activations = stem(images)
+        rest(activations[:1])
     if explain.passes.backward:
         if explain.from_images:
             return timer(lambda: gradient(rest, stem(images).detach(), targets)) / len(images)
@@ -82,6 +82,7 @@ def measure(
 
     options = {"chunk": chunk} if "chunk" in parameters_of(spec.name) else {}
     explain: Any = create_attribution(spec, model, layer, **options)
+    explain(images[:1], targets[:1])  # to warm up, and so that the passes are counted
     batched = timer(lambda: explain(images, targets)) / len(images)
     alone = timer(lambda: [explain(images[i : i + 1], targets[i : i + 1]) for i in range(single)]) / single
     full = torch.arange(chunk, device=images.device) % len(images)
@@ -105,26 +106,24 @@ def measure(
     return row
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    head = f"{'attribution':<14}{'layer':<8}{'fwd':>7}{'bwd':>7}{'ms/map':>10}{'alone':>10}{'speedup':>9}"
-    print(head + f"{'floor':>10}{'overhead':>10}")
-    for row in rows:
-        print(
-            f"{row['attribution']:<14}{row['layer']:<8}{row['forward']:>7g}{row['backward']:>7g}"
-            f"{row['batched_ms']:>10.2f}{row['one_at_a_time_ms']:>10.2f}{row['speedup']:>9.1f}"
-            f"{row['floor_ms']:>10.2f}{row['overhead']:>10.2f}"
-        )
+def print_row(row: dict[str, Any]) -> None:
+    print(
+        f"{row['attribution']:<14}{row['layer']:<8}{row['forward']:>7g}{row['backward']:>7g}"
+        f"{row['batched_ms']:>10.2f}{row['one_at_a_time_ms']:>10.2f}{row['speedup']:>9.1f}"
+        f"{row['floor_ms']:>10.2f}{row['overhead']:>10.2f}",
+        flush=True,
+    )
 
 
 def main(
-    model: str = "resnet18",
+    model: str = "resnet10t",
     input_size: int = 64,
     num_classes: int = 10,
     attributions: tuple[str, ...] = ("all",),
     layer: str | None = None,
-    images: int = 32,
+    images: int = 16,
     chunk: int = 64,
-    single: int = 2,
+    single: int = 1,
     repeats: int = 3,
     device: str = "cpu",
     seed: int = 0,
@@ -152,14 +151,15 @@ def main(
     targets = torch.randint(num_classes, (images,), device=device)
     settings = {"model": model, "input_size": input_size, "images": images, "chunk": chunk, "device": device}
     settings["threads"] = torch.get_num_threads()
-    rows = [
-        measure(spec, network, layer, batch, targets, chunk, min(single, images), repeats)
-        for spec in expand_attributions(attributions, network, layer)
-    ]
-    print_table(rows)
+    print(f"{'attribution':<14}{'layer':<8}{'fwd':>7}{'bwd':>7}{'ms/map':>10}", end="")
+    print(f"{'alone':>10}{'speedup':>9}{'floor':>10}{'overhead':>10}")
+    rows = []
+    for spec in expand_attributions(attributions, network, layer):
+        rows.append(measure(spec, network, layer, batch, targets, chunk, min(single, images), repeats))
+        print_row(rows[-1])
     if out is not None:
         write_json(out / "attribution.json", {"settings": settings, "rows": rows, "environment": environment()})
 
 
 if __name__ == "__main__":
-    CLI(main)
+    auto_cli(main)
