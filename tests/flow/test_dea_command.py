@@ -168,7 +168,7 @@ def test_photographs_through_torchvisions_loaders(tmp_path, kind, capsys):
     arguments += ["--input-size", "64", "--attributions", "ega", "dea(grid=4)", "--fractions", "0.1", "0.3"]
     if kind == "voc":
         assert score(*arguments, "--out", tmp_path / "run") == 2
-        assert "val_1.png has 128×94 pixels, its image 128×96" in capsys.readouterr().err
+        assert "val_1.png has 96×126 pixels, its image 96×128" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
     assert score(*arguments, "--out", tmp_path / "run", "--skip-corrupt") == 0
     summary = read(tmp_path / "run")
