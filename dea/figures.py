@@ -97,7 +97,8 @@ def plot_scatter(
     note = f"undefined: {', '.join(missing)}" if missing else ""
     axes.set(xlabel=x_label, ylabel=y_label, title="\n".join(filter(None, [title, note])))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    if shown:
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return save(figure, path)
 
 
