@@ -140,6 +140,15 @@ def test_broken_maps_are_refused(checkpoint, tmp_path, broken, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_name_is_scored_once_and_means_one_method(checkpoint, tmp_path):
+    assert score("--model", checkpoint, "--attributions", "ixg", "IxG", "--limit", "4", "--out", tmp_path / "run") == 0
+    scores = json.loads((tmp_path / "run" / "summary.json").read_text())["scores"]
+    assert sorted(entry["attribution"] for entry in scores) == ["edge", "ixg", "random"]
+    options = IdsdsOptions(model=str(checkpoint), attributions=["ixg"], limit=4, out=tmp_path / "other")
+    with pytest.raises(InputError, match="same attribution twice: ixg at input"):
+        evaluate(options, {"ixg": lambda images, targets: images[:, :1]})
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     root = tmp_path_factory.mktemp("photos")
@@ -187,7 +196,6 @@ def test_corrupt_photographs(photos, tmp_path, capsys):
         (["--attributions", "igg"], "unknown attribution 'igg'; did you mean ig"),
         (["--attributions", "ig(step=3)"], "unknown parameter of ig 'step'"),
         (["--attributions", "ixg@midle"], "did you mean middle"),
-        (["--attributions", "ixg", "IxG"], "same attribution twice: ixg at input"),
         (["--grid", "5"], "trained with a 4×4 grid and fill zeros, asked for 5×5"),
         (["--fill", "mean"], "asked for 4×4 and mean"),
         (["--grid", "5", "--allow-out-of-domain"], "5×5 grid does not divide 64×64"),
