@@ -104,7 +104,7 @@ def test_photographs_train_a_torchvision_network(tmp_path, capsys):
         (["--data", "voc:nowhere"], "no folder nowhere"),
         (["--data", "digitz"], "did you mean digits"),
         (["--model", "resnett10t"], "did you mean"),
-        (["--model", "torchvision:lraspp"], "known: deeplabv3_resnet50, fcn_resnet50, lraspp_mobilenet_v3_large"),
+        (["--model", "torchvision:lraspp"], "did you mean lraspp_mobilenet_v3_large"),
         (["--grid", "5"], "5×5 grid does not divide 64×64"),
         (["--train-images", "8"], "fewer than one batch of 32"),
         (["--model", "resnet10t", "--model-args.skip", "layer9"], "unknown layer of fcn_resnet10t to skip from"),
