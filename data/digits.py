@@ -95,9 +95,9 @@ def _stamp(
     u -= i
     v -= j
     flat, at = glyph.ravel(), i * (GLYPH + 2) + j
-    upper, lower = flat[at], flat[at + (GLYPH + 2)]
-    upper += v * (flat[at + 1] - upper)
-    lower += v * (flat[at + (GLYPH + 3)] - lower)
+    upper, lower = flat.take(at), flat[GLYPH + 2 :].take(at)
+    upper += v * (flat[1:].take(at) - upper)
+    lower += v * (flat[GLYPH + 3 :].take(at) - lower)
     upper += u * (lower - upper)
     return np.minimum(np.maximum(upper * 4 - np.float32(1.2), 0), 1), rows, cols
 
@@ -133,7 +133,7 @@ def render_scene(seed: int, split: str, index: int, size: int, digits: tuple[int
     rng = _rng(seed, split, index)
     canvas = _background(rng, size)
     for _ in range(rng.integers(3, 7)):
-        piece = glyphs[rng.choice(own)].copy()
+        piece = glyphs[own[rng.integers(len(own))]].copy()
         keep = rng.integers(GLYPH // 4, GLYPH // 2)
         start = rng.integers(0, GLYPH - keep)
         piece[: start + 1] = piece[start + keep + 1 :] = 0
@@ -143,7 +143,8 @@ def render_scene(seed: int, split: str, index: int, size: int, digits: tuple[int
     classes = rng.permutation(10)[:count]
     mask = np.zeros((size, size), dtype=np.uint8)
     for number, ((side, center), label) in enumerate(zip(_place(rng, count), classes, strict=True), start=1):
-        glyph = glyphs[rng.choice(own[labels[own] == label])]
+        alike = own[labels[own] == label]
+        glyph = glyphs[alike[rng.integers(len(alike))]]
         opacity, rows, cols = _stamp(glyph, size, side, center, rng.uniform(-0.3, 0.3))
         _paint(canvas, opacity, rows, cols, _contrasting_color(rng, canvas[:, rows, cols]))
         mask[rows, cols][opacity > 0.5] = number

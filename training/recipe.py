@@ -51,13 +51,13 @@ PUBLISHED = Recipe(model="resnet50", epochs=30, batch_size=256, lr=1e-3)
 
 EMBEDDED = Recipe(
     model="resnet10t",
-    epochs=5,
-    batch_size=32,
-    lr=5e-3,
+    epochs=4,
+    batch_size=64,
+    lr=8e-3,
     optimizer="adamw",
     weight_decay=0.05,
     schedule="onecycle",
-    model_args={"channels": [24, 48, 96, 192], "stem_width": 12},
+    model_args={"channels": [16, 32, 96, 192], "stem_width": 8},
 )
 """For `digits` at 64 px: a narrow ResNet, from scratch in about a minute."""
 
