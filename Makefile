@@ -19,9 +19,9 @@ $(VENV)/installed: pyproject.toml
 # Two stages, as published: a model that has seen whole images only, then fine-tuning with deleted cells.
 demo: install
 	$(BIN)/python -m training.patch_finetune --out $(RUNS)/base --deletion-probability 0 --overwrite
-	$(BIN)/python -m training.patch_finetune --out $(RUNS)/checkpoint --model $(RUNS)/base --epochs 3 --lr 1e-3 --overwrite
+	$(BIN)/python -m training.patch_finetune --out $(RUNS)/checkpoint --model $(RUNS)/base --epochs 3 --overwrite
 	$(BIN)/python -m eval.idsds --model $(RUNS)/checkpoint --baseline $(RUNS)/base --limit 256 --out $(RUNS)/idsds --overwrite \
-		--attributions grad ixg ixg-sg ig ig-u gradcam gradcam@layer3 occlusion 'occlusion(kernel=16, stride=16)'
+		--attributions grad ixg ixg-sg ig gradcam gradcam@layer3 occlusion 'occlusion(kernel=16, stride=16)'
 	@echo
 	@echo "checkpoint: $(RUNS)/checkpoint    model card: $(RUNS)/checkpoint/README.md"
 	@echo "results:    $(RUNS)/idsds/summary.json, $(RUNS)/idsds/per_image.parquet"
