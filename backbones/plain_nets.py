@@ -116,8 +116,8 @@ _RESNET50 = {"block": Bottleneck, "layers": (3, 4, 6, 3)}
 _RESNET10 = {
     "block": BasicBlock,
     "layers": (1, 1, 1, 1),
-    "channels": (24, 48, 96, 192),
-    "stem_width": 12,
+    "channels": (16, 32, 96, 192),
+    "stem_width": 8,
     "stem_type": "deep_tiered",
     "avg_down": True,
 }

@@ -25,9 +25,9 @@ from core.statistics import mean_interval
 from eval.mlatt import MlattOptions, evaluate
 from eval.report import format_table, number
 from training.patch_finetune import finetune
+from training.recipe import EMBEDDED
 
-MODELS = {"resnet": "resnet10t", "resnet_nobn": "resnet10_nobn_small", "vgg": "vgg8_small", "vit": "test_vit"}
-ARGUMENTS: dict[str, dict[str, Any]] = {"resnet": {"channels": [24, 48, 96, 192], "stem_width": 12}}
+MODELS = {"resnet": EMBEDDED.model, "resnet_nobn": "resnet10_nobn_small", "vgg": "vgg8_small", "vit": "test_vit"}
 GRADIENT = ("grad|abs", "ixg", "ig")
 POOLED = ("gradcam", "gradcampp")
 MASKS = 100
@@ -239,7 +239,7 @@ def main(
                 MODELS[name],
                 epochs=epochs,
                 train_images=train_images,
-                model_args=ARGUMENTS.get(name),
+                model_args=EMBEDDED.model_args if name == "resnet" else None,
                 seed=seed,
                 overwrite=True,
                 deletion_probability=0.0,

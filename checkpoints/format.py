@@ -88,7 +88,7 @@ def write_folder(
 
 def _timm_config(backbone: TimmBackbone) -> dict[str, Any]:
     model: nn.Module = backbone.model
-    source = dict(model.pretrained_cfg)  # type: ignore[call-overload]
+    source: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[call-overload]
     pretrained = {key: value for key, value in source.items() if key not in _SOURCES and value is not None}
     pretrained.pop("architecture", None)
     pretrained.pop("label_names", None)

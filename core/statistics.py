@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,8 @@ def paired_tests(scores: Mapping[str, NDArray[np.floating]]) -> tuple[list[str],
         difference = np.asarray(scores[names[i]]) - np.asarray(scores[names[j]])
         difference = difference[~np.isnan(difference)]
         tied = len(difference) == 0 or not np.any(difference)
-        p_values.append(1.0 if tied else float(stats.wilcoxon(difference, zero_method="zsplit").pvalue))
+        test: Any = None if tied else stats.wilcoxon(difference, zero_method="zsplit")
+        p_values.append(1.0 if tied else float(test.pvalue))
     for (i, j), p in zip(upper, holm(np.array(p_values)), strict=True):
         matrix[i, j] = matrix[j, i] = p
     return names, matrix

@@ -2,7 +2,9 @@
 
 The digits are the 1797 that scikit-learn carries (Alpaydin and Kaynak 1998). A scene is drawn anew
 from (seed, split, index) alone, at any size; no source digit is shared between splits. Clutter is
-made of pieces of other digits, so that contours alone don't tell where the evidence is.
+made of pieces of other digits, so that contours alone don't tell where the evidence is. Drawing one
+at 64 px takes about 1 ms of one core, and what is drawn is kept: the 8192 scenes of training cost 8 s
+in the first epoch and nothing later.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,8 +47,8 @@ class Scene(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _sources() -> tuple[Array, NDArray[np.int64]]:
-    digits = load_digits()
-    glyphs = zoom(digits.images / 16.0, (1, GLYPH / 8, GLYPH / 8), order=3, mode="grid-constant", grid_mode=True)
+    digits: Any = load_digits()
+    glyphs: Any = zoom(digits.images / 16.0, (1, GLYPH / 8, GLYPH / 8), order=3, mode="grid-constant", grid_mode=True)
     glyphs = np.pad(np.clip(glyphs, 0, 1), ((0, 0), (1, 1), (1, 1)))
     return glyphs.astype(np.float32), digits.target.astype(np.int64)
 
@@ -204,7 +206,8 @@ class DigitScenes(ImageData):
         glyphs, _ = _sources()
         several = "" if self.digits == (1, 1) else f"/{self.digits}"
         yield f"digits/{VERSION}/{self.seed}/{self.split}/{self.size}/{self.count}{several}"
-        yield hashlib.sha256(load_digits().images.tobytes()).hexdigest() + str(glyphs.shape)
+        digits: Any = load_digits()
+        yield hashlib.sha256(digits.images.tobytes()).hexdigest() + str(glyphs.shape)
 
     def augment(self, images: Tensor, keys: Tensor) -> Tensor:
         """Shift by up to a tenth, permute the colour channels, invert: what leaves the digit as it is."""

@@ -109,9 +109,8 @@ class AggattEvaluation(GridEvaluation):
                     bins.append(describe_bins(case, method, result, indices))
                     self._draw_examples(folder / "plots", case, method, result, indices, maps)
                 self._draw_bins(folder / "plots", case, panels)
-            np.savez_compressed(
-                folder / "bins.npz", **{"/".join(key): result.means.numpy() for key, result in panels.items()}
-            )
+            bins_of: dict[str, Any] = {"/".join(key): result.means.numpy() for key, result in panels.items()}
+            np.savez_compressed(folder / "bins.npz", **bins_of)
             summary = write_summary(
                 folder,
                 protocol="aggatt",

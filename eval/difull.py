@@ -204,7 +204,7 @@ def tests_of(table: pd.DataFrame, cases: list[Case]) -> list[dict[str, Any]]:
         own = rows[(rows.setting == case.name) & (rows.scale == case.scale)]
         for layer, part in own.groupby("layer", sort=False):
             columns = part.pivot_table(index="index", columns="attribution", values="value", aggfunc="mean")
-            names, p_values = paired_tests({name: columns[name].to_numpy() for name in columns})
+            names, p_values = paired_tests({str(name): columns[name].to_numpy() for name in columns})
             entry = {"setting": case.name, "scale": case.scale, "layer": layer, "names": names, "p": p_values.tolist()}
             found.append(entry | {"test": "Wilcoxon signed-rank, Holm-corrected"})
     return found

@@ -18,7 +18,7 @@ from core.checks import check_maps
 from core.errors import InputError
 from core.registry import Registry
 from core.statistics import mean_interval
-from data import ImageData, Samples
+from data import ImageData, KeyedSamples
 from difull import Compositions, DiFull, DiPart, GridPG, GridSetting, choose_confident, compose_grid, make_compositions
 from eval.options import EvaluationOptions
 from eval.runner import Method, Runner, check_classes, make_methods
@@ -90,7 +90,7 @@ class GridBatch(NamedTuple):
 class GridSamples(Dataset[Any]):
     """The cells of each grid as samples for a loader; a grid with a corrupt image is left out."""
 
-    def __init__(self, samples: Samples, compositions: Compositions):
+    def __init__(self, samples: KeyedSamples, compositions: Compositions):
         self.samples, self.compositions = samples, compositions
 
     def __len__(self) -> int:

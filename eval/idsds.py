@@ -198,7 +198,8 @@ class IdsdsEvaluation:
         with torch.no_grad():
             whole = torch.cat([backbone(part) for part in batch.images.split(self.options.chunk)])
         for method in self.methods:
-            source = {"explain": method.explain} if self.options.reattribute else {"maps": self._explain(method, batch)}
+            again = self.options.reattribute
+            source: Any = {"explain": method.explain} if again else {"maps": self._explain(method, batch)}
             curve = incremental_deletion(
                 backbone,
                 batch.images,

@@ -136,7 +136,7 @@ def correlate(smoothed: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     The 95% interval is a percentile bootstrap over grids. None where one of the two is constant.
     """
     found = []
-    for (setting, scale), own in smoothed.groupby(["setting", "scale"], sort=False):
+    for (setting, _), own in smoothed.groupby(["setting", "scale"], sort=False):
         is_reference = (own.attribution == REFERENCE[0]) & (own.layer == REFERENCE[1]) & (own.kernel == 1)
         reference = own[is_reference].sort_values(["index", "cell"])
         grids, positions = np.unique(reference["index"].to_numpy(), return_inverse=True)
@@ -144,7 +144,7 @@ def correlate(smoothed: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
         draws = np.random.default_rng(seed).integers(len(grids), size=(RESAMPLES, len(grids)))
         samples = torch.from_numpy(each[draws].reshape(RESAMPLES, -1))
         target = torch.from_numpy(reference["localization"].to_numpy())
-        for (name, layer, kernel), part in own.groupby(["attribution", "layer", "kernel"], sort=False):
+        for (name, layer, _), part in own.groupby(["attribution", "layer", "kernel"], sort=False):
             values = torch.from_numpy(part.sort_values(["index", "cell"])["localization"].to_numpy().copy())
             rho = float(spearman_rows(values[None], target[None]))
             resampled = spearman_rows(values[samples], target[samples]).numpy()
@@ -153,10 +153,10 @@ def correlate(smoothed: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
             found.append(
                 {
                     "setting": setting,
-                    "scale": int(scale),
+                    "scale": int(own["scale"].iloc[0]),
                     "attribution": name,
                     "layer": layer,
-                    "kernel": int(kernel),
+                    "kernel": int(part["kernel"].iloc[0]),
                     "kernel_of_map": int(part["kernel_of_map"].iloc[0]),
                     "spearman": rho,
                     "ci95": interval,

@@ -249,11 +249,11 @@ def make_methods(
 
     `model` is what they explain, the checkpoint's network by default; `cell` the head of a grid setting.
     """
-    model = checkpoint.backbone if model is None else model
+    explained: torch.nn.Module = checkpoint.backbone if model is None else model
     methods = []
     for layer in layers or [None]:
-        for spec in expand_attributions(names, model, layer, cell=cell):
-            explain = create_attribution(spec, model, layer, cell=cell, **_bounded(spec, chunk))
+        for spec in expand_attributions(names, explained, layer, cell=cell):
+            explain = create_attribution(spec, explained, layer, cell=cell, **_bounded(spec, chunk))
             methods.append(Method(spec.label, getattr(explain, "layer", "input"), explain))
     methods += [Method(name, "input", explain) for name, explain in (callables or {}).items()]
     seen = [(method.label, method.layer) for method in methods]

@@ -54,13 +54,15 @@ def domain_evidence(
     `separability` is NaN.
     """
     right = (deleted == labels[:, None]).double()
-    probed = features_whole is not None and features_deleted is not None and len(whole) >= 10
+    separable = float("nan")
+    if features_whole is not None and features_deleted is not None and len(whole) >= 10:
+        separable = separability(features_whole.numpy(), features_deleted.numpy())
     return DomainEvidence(
         accuracy=float((whole == labels).double().mean()),
         accuracy_deleted=float(right.mean()),
         accuracy_per_cell=[float(value) for value in right.mean(dim=0)],
         agreement=float((deleted == whole[:, None]).double().mean()),
-        separability=separability(features_whole.numpy(), features_deleted.numpy()) if probed else float("nan"),
+        separability=separable,
         n=len(whole),
     )
 

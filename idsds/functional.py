@@ -130,7 +130,7 @@ def incremental_deletion(
         probabilities.append(logits.float().softmax(dim=1).gather(1, targets[:, None]).squeeze(1))
         if ranked is None or explain is not None:
             found = check_maps(maps if explain is None else explain(current, targets), images)
-            sizes = resize_maps(found.sum(dim=1, keepdim=True), tuple(images.shape[-2:]), upsample)
+            sizes = resize_maps(found.sum(dim=1, keepdim=True), (images.shape[-2], images.shape[-1]), upsample)
             ranked = _removal_order(sizes.flatten(1), deleted.flatten(1), order == "descending")
         count = (step + 1) * pixels // steps
         deleted = torch.zeros_like(deleted.flatten(1)).scatter_(1, ranked[:, :count], True).view_as(deleted)

@@ -32,7 +32,7 @@ class InDomainSingleDeletion(Metric):
 
     def update(self, drops: Tensor, maps: Tensor, size: tuple[int, int] | None = None) -> None:
         """Add drops (B, cells) and maps (B, C, h, w); `size` is the images', if the maps' differs."""
-        sums = cell_sums(maps, self.grid, size or tuple(maps.shape[-2:]), self.upsample)
+        sums = cell_sums(maps, self.grid, size or (maps.shape[-2], maps.shape[-1]), self.upsample)
         usable = (drops != drops[:, :1]).any(dim=1)
         self.dropped += (~usable).sum()
         assert isinstance(self.correlations, list)

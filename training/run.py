@@ -110,6 +110,7 @@ def _make_trainer(out: Path, module: DeletionFineTuner, hardware: Hardware) -> L
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     folder = {"dirpath": out / "lightning", "save_on_train_epoch_end": True, "enable_version_counter": False}
     best = ModelCheckpoint(filename="best", monitor=f"val/{module.measure}_deleted", mode="max", **folder)
     last = ModelCheckpoint(filename="last", **folder)
