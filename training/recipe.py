@@ -67,7 +67,9 @@ SEGMENTATION = Recipe(model="torchvision:deeplabv3_resnet50", epochs=30, batch_s
 
 EMBEDDED_SEGMENTATION = replace(
     EMBEDDED,
-    epochs=3,
+    epochs=6,
+    batch_size=32,
+    lr=5e-3,
     model_args={"channels": [24, 48, 96, 96], "stem_width": 12, "skip": "layer1", "output_stride": 8},
 )
 """For scenes of several `digits` at 64 px: strokes are 3 px wide, so the head sees a map of stride 4 too."""

@@ -123,7 +123,7 @@ def test_a_run_is_not_overwritten_unasked(trained, capsys, arguments, message):
         (["--grid", "5"], "5×5 grid does not divide 64×64"),
         (["--fill", "zero"], "did you mean zeros"),
         (["--deletion-probability", "2"], "probability must lie in"),
-        (["--train-images", "8"], "8 training images are fewer than one batch of 32"),
+        (["--train-images", "8"], "8 training images are fewer than one batch of 64"),
         (["--model-args.nonsense", "1"], "timm could not build"),
     ],
 )
