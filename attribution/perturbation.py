@@ -22,7 +22,8 @@ class Occlusion(Attribution):
     the border, and each pixel is divided by the number of windows that cover it.
 
     Args:
-        kernel, stride: in pixels of the layer; as published, 16 and 8 at the input, 5 and 2 else.
+        kernel, stride: in pixels of the layer; as published, 16 and 8 at the input, 5 and 2 else. A
+            default kernel is at most half the map's side, so that on a small map it still tells places apart.
     """
 
     needs = "forward passes"
@@ -39,6 +40,7 @@ class Occlusion(Attribution):
     ):
         super().__init__(model, layer, **common)
         at_input = self.layer == "input"
+        self._fits = kernel is None
         self.kernel = kernel if kernel is not None else (16 if at_input else 5)
         self.stride = stride if stride is not None else (8 if at_input else 2)
         if not 1 <= self.stride <= self.kernel:
@@ -47,7 +49,8 @@ class Occlusion(Attribution):
 
     def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
         size = self.split.to_map(activations[:1]).shape[-2:]
-        rows, cols = (self.intervals(side).to(activations.device) for side in size)
+        kernel = min(self.kernel, max(1, min(size) // 2)) if self._fits else self.kernel
+        rows, cols = (cover(side, kernel, min(self.stride, kernel)).to(activations.device) for side in size)
         self._windows = len(rows) * len(cols)
         whole = self.scores(activations, targets)
         drops = whole.new_empty(len(activations), self._windows)
@@ -60,15 +63,16 @@ class Occlusion(Attribution):
             total = rows.T @ drops.unflatten(1, (len(rows), len(cols))) @ cols
         return (total / (rows.sum(dim=0)[:, None] * cols.sum(dim=0))).unsqueeze(1)
 
-    def intervals(self, side: int) -> Tensor:
-        """What the windows cover along a side, bool (n, side); together they cover all of it."""
-        count = math.ceil(max(side - self.kernel, 0) / self.stride) + 1
-        starts, places = torch.arange(count)[:, None] * self.stride, torch.arange(side)
-        return (places >= starts) & (places < starts + self.kernel)
-
     @property
     def passes(self) -> Passes:
         return Passes(math.nan if self._windows is None else self._windows + 1, 0)
+
+
+def cover(side: int, kernel: int, stride: int) -> Tensor:
+    """What sliding windows cover along a side, bool (n, side); together they cover all of it."""
+    count = math.ceil(max(side - kernel, 0) / stride) + 1
+    starts, places = torch.arange(count)[:, None] * stride, torch.arange(side)
+    return (places >= starts) & (places < starts + kernel)
 
 
 @register_attribution("rise", aliases=("RISE",))

@@ -16,12 +16,16 @@ from backbones.split import Layout, flatten_steps
 
 @dataclass(frozen=True)
 class Variant:
-    """A named network: the keywords of its class, the side of its images in pixels, its outer layers."""
+    """A named network: the keywords of its class, the side of its images in pixels, its outer layers.
+
+    `fixed`: the side is part of the network (position embeddings), and timm's `img_size` sets it.
+    """
 
     arguments: dict[str, Any] = field(default_factory=dict)
     size: int = 224
     first_conv: str = "conv1"
     classifier: str = "fc"
+    fixed: bool = False
 
 
 def register_variants(family: type[nn.Module], module: str, variants: dict[str, Variant]) -> None:
@@ -52,6 +56,7 @@ def _config(variant: Variant) -> dict[str, Any]:
     return {
         "num_classes": 1000,
         "input_size": (3, variant.size, variant.size),
+        "fixed_input_size": variant.fixed,
         "interpolation": "bilinear",
         "crop_pct": 0.875 if variant.size == 224 else 1.0,
         "mean": IMAGENET_DEFAULT_MEAN,

@@ -35,7 +35,7 @@ def vit_on_grid(model: VisionTransformer, layout: Layout, scale: int, per_cell: 
     """
     if (
         type(model)._pos_embed is not VisionTransformer._pos_embed
-        or type(model.patch_embed) is not PatchEmbed
+        or type(model.patch_embed).forward is not PatchEmbed.forward
         or model.pos_embed is None
     ):
         raise InputError(f"the position embeddings of {type(model).__name__} can't be resampled to a grid of images")

@@ -41,6 +41,18 @@ def test_occlusion_defaults_as_published():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("side", "window"), [(20, (5, 2)), (8, (4, 2)), (4, (2, 2)), (2, (1, 1))])
+def test_occlusion_fits_its_default_window_to_a_small_map(side, window):
+    model, stem, rest = parts("middle")
+    images, targets = tiny_batch(2, side=side)
+    activations = stem(images)
+    maps = create_attribution("occlusion", model, "middle")(images, targets)
+    for activation, target, ours in zip(activations, targets, maps, strict=True):
+        expected = plain_perturbation.occlusion(rest, activation, int(target), *window)
+        torch.testing.assert_close(ours[0], expected, rtol=0, atol=2e-6)
+
+
+@torch.no_grad()
 def test_occlusion_of_tokens_hides_patches_and_leaves_the_class_token():
     model = tiny_model("vit")
     images, targets = tiny_batch(2)

@@ -14,6 +14,7 @@ LIGHT = [
     "test_convnext",
     "test_vit",
     "test_vit2",
+    "vit_conv_small",
     "regnetx_002",
     "efficientnet_b0",
     "mobilenetv3_small_050",
@@ -69,6 +70,14 @@ def test_the_final_tap_of_a_vit_still_reaches_the_logits():
     activations = stem(images).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(rest(activations)[0, 0], activations)
     assert gradient[:, backbone.model.num_prefix_tokens :].abs().sum() > 0
+
+
+def test_a_convolutional_stem_halves_once_per_factor_of_two():
+    stem = create_backbone("vit_conv_small", 5).model.patch_embed
+    assert [layer.stride for layer in stem.proj if isinstance(layer, nn.Conv2d)] == [(2, 2)] * 3
+    assert stem(torch.randn(2, 3, 64, 64)).shape == (2, 64, 64)
+    with pytest.raises(InputError, match="no power of two"):
+        create_backbone("vit_conv_small", 5, patch_size=6)
 
 
 def test_tokens_and_maps():

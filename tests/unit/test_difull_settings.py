@@ -128,6 +128,14 @@ def test_gridpg_resamples_positions_like_timms_dynamic_transformer(arguments):
     assert torch.allclose(GridPG(backbone, 2)(grids()), dynamic(grids()), rtol=1e-4, atol=1e-6)
 
 
+def test_gridpg_takes_a_convolutional_stem_too():
+    torch.manual_seed(0)
+    backbone = create_backbone("vit_conv_small", 5, input_size=CELL).eval()
+    dynamic = timm.create_model("vit_conv_small", num_classes=5, img_size=CELL, dynamic_img_size=True).eval()
+    dynamic.load_state_dict(backbone.model.state_dict())
+    assert torch.allclose(GridPG(backbone, 2)(grids()), dynamic(grids()), rtol=1e-4, atol=1e-6)
+
+
 def test_dipart_of_a_transformer_without_prefix_pools_the_cells_tokens():
     backbone = tiny_vit(global_pool="avg", class_token=False)
     tokens = GridPG(backbone, 2).split("final").stem(grids())
