@@ -132,7 +132,7 @@ def heat_map_figure(
         if start:
             axis.axvline(start - 0.5, color="white", linewidth=2.5)
     figure.colorbar(picture, ax=axis, label=label, pad=0.02)
-    figure.suptitle(title or "Localisation of each method at each layer", fontsize=10)
+    figure.suptitle(title or f"{label[0].upper()}{label[1:]} of each method at each layer", fontsize=10)
     return figure
 
 
@@ -182,7 +182,7 @@ def box_figure(
 def influence_figure(maps: Mapping[str, NDArray[np.bool_]], cell: int, scale: int, title: str = "") -> Figure:
     """Which blocks can reach a head, a panel per setting; the head's cell is framed."""
     _need(maps, "influence maps")
-    figure = _figure(2.4 * len(maps) + 0.4, 3.0)
+    figure = _figure(2.4 * len(maps) + 0.4, 3.4)
     for axis, (name, values) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
         values = np.asarray(values)
         axis.imshow(values, cmap="Greys_r", vmin=0, vmax=1, interpolation="nearest")
