@@ -1,6 +1,6 @@
 """Time of every attribution method: batched, one image at a time, and against the passes it needs.
 
-    python -m benchmarks.attribution --model resnet18 --input_size 224 --images 64 --device cuda --out runs/benchmark
+    python -m benchmarks.attribution --model resnet18 --input-size 224 --images 64 --device cuda --out runs/benchmark
 
 `overhead` is the batched time per map over the floor: its own number of forward and backward passes
 times the time of one pass in a full sub-batch, and the pass that makes the activations. The target is
@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import auto_cli
 from torch import Tensor
 
 from attribution import AttributionSpec, create_attribution, expand_attributions, gradient
 from attribution.base import Attribution
 from attribution.spec import parameters_of
 from backbones import create_backbone
+from core.cli import run_command
 from core.results import environment, write_json
 
 
@@ -119,7 +120,7 @@ def main(
     model: str = "resnet10t",
     input_size: int = 64,
     num_classes: int = 10,
-    attributions: tuple[str, ...] = ("all",),
+    attributions: list[str] | None = None,
     layer: str | None = None,
     images: int = 16,
     chunk: int = 64,
@@ -135,7 +136,7 @@ def main(
         model: a timm name.
         input_size: side of the random images in pixels.
         num_classes: logits of the network.
-        attributions: attributions as text; `all` is every one that runs.
+        attributions: attributions as text; every one that runs if not given.
         layer: where to explain; each method's own default if not given.
         images: size of the batch.
         chunk: images per pass.
@@ -154,7 +155,7 @@ def main(
     print(f"{'attribution':<14}{'layer':<8}{'fwd':>7}{'bwd':>7}{'ms/map':>10}", end="")
     print(f"{'alone':>10}{'speedup':>9}{'floor':>10}{'overhead':>10}")
     rows = []
-    for spec in expand_attributions(attributions, network, layer):
+    for spec in expand_attributions(attributions or ["all"], network, layer):
         rows.append(measure(spec, network, layer, batch, targets, chunk, min(single, images), repeats))
         print_row(rows[-1])
     if out is not None:
@@ -162,4 +163,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    sys.exit(run_command(main))

@@ -1,7 +1,7 @@
 """Whether the published findings on grids hold for demo-size models on embedded data.
 
     python -m benchmarks.findings_grids --out runs/findings    # trains and scores four models: an hour on two cores
-    python -m benchmarks.findings_grids --out runs/smoke --models resnet --train_images 512 --grids 8 --confidence 0.5
+    python -m benchmarks.findings_grids --out runs/smoke --models resnet --train-images 512 --grids 8 --confidence 0.5
 
 Findings of Rao, Böhle, Schiele (CVPR 2022, and the journal version). Each is a contrast of mean
 localisation scores with a 95% bootstrap interval over grids, and one of three verdicts per model: it
@@ -10,6 +10,7 @@ holds, it doesn't, or the interval doesn't tell. A finding that does not hold is
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jsonargparse import CLI
 
+from core.cli import run_command
 from core.errors import InputError
 from core.results import environment, write_json
 from core.statistics import mean_interval
@@ -283,4 +284,4 @@ def print_findings(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    CLI(main, as_positional=False)
+    sys.exit(run_command(main))
