@@ -1,7 +1,7 @@
 """Whether the published findings on grids hold for demo-size models on embedded data.
 
     python -m benchmarks.findings_grids --out runs/findings    # trains and scores four models: an hour on two cores
-    python -m benchmarks.findings_grids --out runs/smoke --models resnet --train-images 512 --grids 8 --confidence 0.5
+    python -m benchmarks.findings_grids --out runs/smoke --models resnet --train-images 512 --grids 8 --confidence 0
 
 Findings of Rao, Böhle, Schiele (CVPR 2022, and the journal version). Each is a contrast of mean
 localisation scores with a 95% bootstrap interval over grids, and one of three verdicts per model: it

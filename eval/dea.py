@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from attribution import parse_attribution
 from backbones import SegmentationTarget
 from core import FILLS, LEAKING_FILLS, InputError
 from core.checks import check_maps
@@ -29,6 +28,7 @@ from data.segmentation import VOID
 from dea import FRACTIONS, deletion_curves, insertion_scores, mean_stability, off_target_mass, select_pairs, stability
 from dea.pairs import REASONS
 from eval import dea_report
+from eval.dea_sweep import sweep_attributions, sweep_rows
 from eval.options import EvaluationOptions
 from eval.runner import SEGMENTATION, ImageBatch, Method, Runner, make_methods
 
@@ -38,14 +38,6 @@ SMALL_FRACTIONS = tuple(percent / 200 for percent in range(1, 9))
 NOT_ASKED = "class not asked for"
 EXAMPLES = 6
 """How many pairs the sheet of examples shows."""
-SWEEP: dict[str, tuple[str, ...]] = {
-    "grid": ("8", "4", "16"),
-    "fill": ("zeros", "mean", "random"),
-    "lambda_": ("1", "0", "0.5", "2"),
-    "gradient": ("ega", "gpa"),
-}
-"""Parameters of `dea` that `--sweep` varies, one at a time: the default first, then the other values."""
-
 Callables = dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]
 
 
@@ -118,15 +110,6 @@ class Example(NamedTuple):
     image: Tensor
     region: Tensor
     maps: dict[str, Tensor]
-
-
-def sweep_attributions() -> list[tuple[str, str, str]]:
-    """(parameter, value, attribution's label) of every variant that `--sweep` compares."""
-    return [
-        (name, value, "dea" if value == values[0] else parse_attribution(f"dea({name}={value})").label)
-        for name, values in SWEEP.items()
-        for value in values
-    ]
 
 
 class DeaEvaluation:
@@ -295,7 +278,7 @@ class DeaEvaluation:
             **self.runner.describe_settings(),
         }
         names = [dea_report.name_of(method.label, method.layer) for method in self.methods[: self.shown]]
-        extra = {"sweep": self.sweep_rows(scores)} if options.sweep else {}
+        extra = {"sweep": sweep_rows(scores)} if options.sweep else {}
         with atomic_directory(options.out, options.overwrite) as folder:
             write_per_image(folder, table)
             summary = write_summary(
@@ -371,14 +354,6 @@ class DeaEvaluation:
                     }
                 )
         return rows
-
-    def sweep_rows(self, scores: list[Score]) -> list[dict[str, Any]]:
-        """The metrics of every variant of `dea`."""
-        return [
-            {"parameter": name.rstrip("_"), "value": value, "attribution": label}
-            | {score.metric: score.mean for score in scores if (score.attribution, score.layer) == (label, "input")}
-            for name, value, label in sweep_attributions()
-        ]
 
 
 def _sum_costs(costs: list[tuple[float, int, tuple[float | None, float | None]]]) -> tuple[float, int, tuple[Any, Any]]:

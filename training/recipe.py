@@ -72,7 +72,7 @@ EMBEDDED_SEGMENTATION = replace(
     lr=5e-3,
     model_args={"channels": [24, 48, 96, 96], "stem_width": 12, "skip": "layer1", "output_stride": 8},
 )
-"""For scenes of several `digits` at 64 px: strokes are 3 px wide, so the head sees a map of stride 4 too."""
+"""For scenes of several `digits` at 64 px: strokes are some 5 px wide, so the head sees a map of stride 4 too."""
 
 
 def recipe_for(data: str, segmentation: bool = False) -> Recipe:

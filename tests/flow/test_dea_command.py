@@ -18,7 +18,8 @@ from core import DeletionSpec
 from core.cli import run_command
 from data import normalize, open_segmentation_data
 from dea import deletion_curves, insertion_scores, off_target_mass
-from eval.dea import SMALL_FRACTIONS, DeaOptions, evaluate, sweep_attributions
+from eval.dea import SMALL_FRACTIONS, DeaOptions, evaluate
+from eval.dea_sweep import sweep_attributions
 from tests.reference.segmentation_folders import make_sbd, make_voc
 
 METHODS = ["gpa", "ega", "dea", "random"]
