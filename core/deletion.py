@@ -104,7 +104,7 @@ class DeletionSpec:
         if not 0 <= self.probability <= 1:
             raise InputError(f"the deletion probability must lie in [0, 1], got {self.probability}")
 
-    def sample_cells(self, seed: int, epoch: int, indices: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+    def sample_cells(self, seed: int, epoch: int | Int[Tensor, " b"], indices: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """The cell deleted from each sample of an epoch: (B,) in -1 … cells - 1, -1 = whole.
 
         Takes the sample's index, never its image or its label, so the choice cannot leak either.

@@ -16,7 +16,8 @@ from data.base import CorruptImage, ImageData, IndexedData
 from data.transforms import crop_and_flip, evaluation_transform
 
 Batch = dict[str, Tensor]
-"""image uint8 (B, 3, H, W), label int64 (B,) or (B, H, W), index int64 (B,), corrupt int64 (): files skipped."""
+"""image uint8 (B, 3, H, W), label int64 (B,) or (B, H, W), index and epoch int64 (B,), and corrupt int64 (k,): the
+indices of samples that can't be read. A batch of which nothing can be read holds `corrupt` alone."""
 
 
 def normalize(images: Tensor, data_config: dict[str, Any], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -38,8 +39,11 @@ def _seeded(key: int) -> Iterator[None]:
         torch.default_generator.set_state(state)
 
 
-class KeyedSamples(Dataset[Batch | None]):
-    """Samples by (epoch, index): augmentation depends on nothing else. A subclass reads and transforms."""
+class KeyedSamples(Dataset[Batch]):
+    """Samples by (epoch, index): augmentation depends on nothing else. A subclass reads and transforms.
+
+    With `skip_corrupt`, a sample that can't be read has an `index` and an `epoch`, but no `image`.
+    """
 
     def __init__(self, source: IndexedData, *, training: bool, seed: int = 0, skip_corrupt: bool = False):
         self.source, self.training, self.seed, self.skip_corrupt = source, training, seed, skip_corrupt
@@ -55,26 +59,25 @@ class KeyedSamples(Dataset[Batch | None]):
         """`image` uint8 (3, H, W) and `label`; for training, drawn from the global generator, seeded by the key."""
         raise NotImplementedError
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any] | None:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         return self.__getitems__([key])[0]
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any] | None]:
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]]:
         """The samples of a batch, as torch's loaders ask for them."""
-        epochs, indices = torch.tensor(keys).T
-        return [
-            self._sample(index, key)
-            for index, key in zip(indices.tolist(), make_keys(self.seed, epochs, indices).tolist(), strict=True)
-        ]
+        epochs, indices = torch.tensor(keys, dtype=torch.int64).view(-1, 2).T
+        seeds = make_keys(self.seed, epochs, indices).tolist()
+        return [self._sample(*key, seed) for key, seed in zip(keys, seeds, strict=True)]
 
-    def _sample(self, index: int, key: int) -> dict[str, Any] | None:
+    def _sample(self, epoch: int, index: int, seed: int) -> dict[str, Any]:
+        place = {"index": index, "epoch": epoch}
         try:
             sample = self.read(index)
         except CorruptImage:
             if not self.skip_corrupt:
                 raise
-            return None
-        with _seeded(key) if self.training else nullcontext():
-            return {**self.prepare(sample), "index": index}
+            return place
+        with _seeded(seed) if self.training else nullcontext():
+            return self.prepare(sample) | place
 
 
 class Samples(KeyedSamples):
@@ -94,12 +97,11 @@ class Samples(KeyedSamples):
         return sample if rendered else {**sample, "image": self.transform(sample["image"])}
 
 
-def collate(samples: Sequence[dict[str, Any] | None]) -> Batch | None:
-    """Stack samples; what was skipped as corrupt is counted. None if nothing is left."""
-    kept = [sample for sample in samples if sample is not None]
-    if not kept:
-        return None
-    return {**default_collate(kept), "corrupt": torch.tensor(len(samples) - len(kept))}
+def collate(samples: Sequence[dict[str, Any]]) -> Batch:
+    """Stack the samples that have an image; the others are named by their index, as `corrupt`."""
+    kept = [sample for sample in samples if "image" in sample]
+    corrupt = torch.tensor([sample["index"] for sample in samples if "image" not in sample], dtype=torch.int64)
+    return {**(default_collate(kept) if kept else {}), "corrupt": corrupt}
 
 
 class KeyedBatches(Sampler[list[tuple[int, int]]]):
@@ -107,24 +109,40 @@ class KeyedBatches(Sampler[list[tuple[int, int]]]):
 
     With `shuffle`, every global batch is cut into equal parts for the ranks and an incomplete last
     batch is dropped. Without it, whole batches go to the ranks in turn, so a batch has the same
-    images however many ranks there are, and none is repeated.
+    images however many ranks there are, and none is repeated; with `in_step` every rank gets as many
+    batches as the first, the last of which may be empty.
     """
 
-    def __init__(self, count: int, batch_size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        in_step: bool = False,
+    ):
         if shuffle and batch_size % world:
             raise InputError(f"--batch-size {batch_size} is the whole batch and must be a multiple of {world} devices")
         self.count, self.batch_size, self.shuffle, self.seed = count, batch_size, shuffle, seed
-        self.rank, self.world, self.epoch = rank, world, 0
+        self.rank, self.world, self.in_step, self.epoch = rank, world, in_step, 0
+
+    @property
+    def sampler(self) -> KeyedBatches:
+        """Itself: Lightning tells the epoch to `loader.batch_sampler.sampler`, and to nothing else of ours."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """The epoch that the next iteration is of."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         if self.shuffle:
             return self.count // self.batch_size
         batches = -(-self.count // self.batch_size)
-        return len(range(self.rank, batches, self.world))
+        return len(range(0 if self.in_step else self.rank, batches, self.world))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = torch.arange(self.count)
@@ -135,11 +153,13 @@ class KeyedBatches(Sampler[list[tuple[int, int]]]):
                 first = start + self.rank * part
                 yield [(self.epoch, int(index)) for index in order[first : first + part]]
         else:
-            for batch in order.split(self.batch_size)[self.rank :: self.world]:
+            batches = order.split(self.batch_size)
+            for number in range(len(self)):
+                batch = batches[place] if (place := self.rank + number * self.world) < len(batches) else ()
                 yield [(self.epoch, int(index)) for index in batch]
 
 
-def make_loader(samples: Dataset[Any], batches: KeyedBatches, workers: int = 0) -> DataLoader[Batch | None]:
+def make_loader(samples: Dataset[Any], batches: KeyedBatches, workers: int = 0) -> DataLoader[Batch]:
     """A loader of collated batches; workers stay alive between epochs."""
     return DataLoader(
         samples,

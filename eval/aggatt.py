@@ -161,7 +161,7 @@ class AggattEvaluation(GridEvaluation):
         shown = sorted({place for part in result.examples for place in part})
         images = {}
         for place in shown:
-            cells = (samples[0, int(indices[place])] or {})["image"].float() / 255
+            cells = samples[0, int(indices[place])]["image"].float() / 255
             images[place] = _side_by_side(cells, case.scale)
         title = f"{method.label} at {method.layer}, {case.title}: examples from the middle of each bin"
         pictures = {place: torch.from_numpy(maps[place]) for place in shown}

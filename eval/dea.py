@@ -156,7 +156,7 @@ class DeaEvaluation:
                         self.score(method, pairs)
         mean_iou = float(self.mean_iou.compute())
         cost = [(method.seconds, method.maps, method.passes) for method in self.methods]
-        own = (self.rows, self.curves, self.examples, self.counts, cost, self.runner.corrupt)
+        own = (self.rows, self.curves, self.examples, self.counts, cost, len(self.runner.corrupt))
         gathered = self.runner.gather(own)
         return None if gathered is None else self.finish(gathered, mean_iou)
 

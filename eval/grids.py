@@ -96,13 +96,12 @@ class GridSamples(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.compositions)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any] | None:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, grid = key
         cells = [self.samples[epoch, int(index)] for index in self.compositions.indices[grid]]
-        kept = [cell for cell in cells if cell is not None]
-        if len(kept) < len(cells):
-            return None
-        images = torch.stack([torch.as_tensor(cell["image"]) for cell in kept])
+        if any("image" not in cell for cell in cells):
+            return {"index": grid}
+        images = torch.stack([torch.as_tensor(cell["image"]) for cell in cells])
         return {"image": images, "label": torch.as_tensor(self.compositions.labels[grid]), "index": grid}
 
 
@@ -121,7 +120,7 @@ def first_grid(runner: Runner, compositions: Compositions) -> Tensor:
     samples = GridSamples(runner.samples(), compositions)
     for number in range(len(samples)):
         sample = samples[0, number]
-        if sample is not None:
+        if "image" in sample:
             (batch,) = runner.batches(_One(sample), runner.fabric.world_size, 1)
             return compose_grid(batch.images, compositions.scale)
     raise InputError(f"no grid of {runner.data.name} could be read")
@@ -257,7 +256,7 @@ class GridEvaluation:
         for name in options.setting:  # a method or layer that doesn't exist shows before the images are looked at
             self._methods(make_setting(name, checkpoint.backbone, options.scale[0]), 0)
         self.compositions, self.choice = prepare_compositions(self.runner, options)
-        self.corrupt, self.runner.corrupt = self.runner.corrupt, 0
+        self.corrupt, self.runner.corrupt = self.runner.corrupt, set()
         self.cases = [self._case(name, scale) for scale in options.scale for name in options.setting]
         self.predictions: dict[str, list[tuple[np.ndarray, ...]]] = {case.stem: [] for case in self.cases}
 
@@ -285,7 +284,9 @@ class GridEvaluation:
             [(method.seconds, method.maps) for methods in case.methods.values() for method in methods]
             for case in self.cases
         ]
-        gathered = self.runner.gather((self.kept(), self.predictions, costs, self.corrupt, self.runner.corrupt))
+        gathered = self.runner.gather(
+            (self.kept(), self.predictions, costs, len(self.corrupt), len(self.runner.corrupt))
+        )
         if gathered is None:
             return None
         kept, predictions, costs_of_all, corrupt, left_out = zip(*gathered, strict=True)

@@ -166,7 +166,15 @@ class IdsdsEvaluation:
                     self.score_single(batch)
         cost = [(method.seconds, method.maps) for method in self.methods]
         baseline = self.baseline.merged() if self.baseline else {}
-        own = (self.rows, self.record.merged(), baseline, cost, self.constant_drops, self.runner.corrupt, self.examples)
+        own = (
+            self.rows,
+            self.record.merged(),
+            baseline,
+            cost,
+            self.constant_drops,
+            len(self.runner.corrupt),
+            self.examples,
+        )
         gathered = self.runner.gather(own)
         return None if gathered is None else self.finish(gathered)
 

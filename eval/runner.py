@@ -85,7 +85,8 @@ class Runner:
     data: Any
     fabric: Fabric
     task: Task = CLASSIFICATION
-    corrupt: int = field(default=0, init=False)
+    corrupt: set[int] = field(default_factory=set, init=False)
+    """Which samples this process could not read, however often it tried."""
 
     @classmethod
     def start(cls, options: EvaluationOptions, task: Task = CLASSIFICATION) -> Runner:
@@ -153,11 +154,10 @@ class Runner:
             world=self.fabric.world_size,
         )
         dtype = torch.float64 if self.options.precision == "64-true" else torch.float32
-        for batch, wanted in zip(make_loader(samples, keys, self.options.workers), keys, strict=True):
-            if batch is None:
-                self.corrupt += len(wanted)
+        for batch in make_loader(samples, keys, self.options.workers):
+            self.corrupt.update(batch["corrupt"].tolist())
+            if "image" not in batch:
                 continue
-            self.corrupt += int(batch["corrupt"])
             batch = {key: value.to(self.fabric.device, non_blocking=True) for key, value in batch.items()}
             images = normalize(batch["image"], config, dtype)
             yield ImageBatch(images, batch["label"], batch["index"])

@@ -111,6 +111,9 @@ def _make_trainer(out: Path, module: DeletionFineTuner, hardware: Hardware) -> L
     warnings.filterwarnings("ignore", message=".*number of training batches.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # The metrics are those of all processes already, whether or not this one had images to measure.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    warnings.filterwarnings("ignore", message=".*was called before the ``update`` method.*")
     folder = {"dirpath": out / "lightning", "save_on_train_epoch_end": True, "enable_version_counter": False}
     best = ModelCheckpoint(filename="best", monitor=f"val/{module.measure}_deleted", mode="max", **folder)
     last = ModelCheckpoint(filename="last", **folder)

@@ -1,0 +1,134 @@
+"""What training saw, read from what it recorded: every epoch another order and other crops, whoever loads them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from core.cli import run_command
+from training.patch_finetune import finetune
+
+COMMAND = [sys.executable, "-m", "training.patch_finetune"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+EPOCHS, BATCH = 3, 4
+
+
+def make_folder(root, train, val):
+    """Pictures of noise in two classes."""
+    for split, count in (("train", train), ("val", val)):
+        for number in range(count):
+            folder = root / split / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(number).integers(256, size=(44, 52, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+def flags(folder, *more):
+    words = ["--model", "test_convnext", "--data", f"imagefolder:{folder}", "--input-size", "32", "--lr", "0.01"]
+    words += ["--epochs", EPOCHS, "--batch-size", BATCH, "--workers", 0, "--accelerator", "cpu", *more]
+    return [str(word) for word in words]
+
+
+def record(out, epoch, ranks=1):
+    return [pd.read_parquet(out / "deletions" / f"epoch{epoch:03d}-rank{rank}.parquet") for rank in range(ranks)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("pictures"), 27, 6)
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert run_command(finetune, arguments=["--out", str(out), *flags(folder)]) == 0
+    return out
+
+
+def test_three_epochs_are_three_orders_three_crops_and_three_tails(whole):
+    epochs = [record(whole, epoch)[0] for epoch in range(EPOCHS)]
+    assert [table["epoch"].unique().tolist() for table in epochs] == [[0], [1], [2]]
+    orders = [tuple(table["index"]) for table in epochs]
+    assert len(set(orders)) == EPOCHS
+    tails = [frozenset(range(27)) - frozenset(order) for order in orders]
+    assert [len(tail) for tail in tails] == [3] * EPOCHS
+    assert len(set(tails)) > 1
+    digests = pd.concat(epochs).groupby("index")["pixels"].agg(["nunique", "size"])
+    assert (digests["nunique"] == digests["size"]).all(), "an image had the same crop in two epochs"
+    cells = pd.concat(epochs).groupby("index")["cell"].nunique()
+    assert cells.max() > 1
+
+
+def test_killed_and_resumed_with_workers_sees_the_same(whole, folder, tmp_path):
+    out = tmp_path / "killed"
+    command = [*COMMAND, "--out", str(out), *flags(folder, "--workers", 1)]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not (out / "lightning" / "last.ckpt").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "training ended before it was killed"
+    subprocess.run([*command, "--resume"], check=True, env=ENVIRONMENT, timeout=400, stdout=subprocess.DEVNULL)
+    for epoch in range(EPOCHS):
+        pd.testing.assert_frame_equal(record(out, epoch)[0], record(whole, epoch)[0], check_exact=True)
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_two_processes_see_what_one_sees(whole, folder, tmp_path):
+    out = tmp_path / "two"
+    command = [*COMMAND, "--out", str(out), *flags(folder, "--devices", 2)]
+    subprocess.run(command, check=True, env=ENVIRONMENT, timeout=400, stdout=subprocess.DEVNULL)
+    for epoch in range(EPOCHS):
+        halves = [part.assign(step=np.arange(len(part)) // (BATCH // 2)) for part in record(out, epoch, ranks=2)]
+        merged = pd.concat(halves).sort_values("step", kind="stable").drop(columns="step").reset_index(drop=True)
+        pd.testing.assert_frame_equal(merged, record(whole, epoch)[0], check_exact=True)
+    alone, together = (load_file(run / "model.safetensors") for run in (whole, out))
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-5, msg=name)  # order of summation
+
+
+def test_two_processes_take_a_corrupt_image_and_a_small_validation(tmp_path):
+    """One image per process and step, so that a corrupt one leaves a process with nothing; one batch to validate."""
+    folder = make_folder(tmp_path / "pictures", 8, 2)
+    broken = folder / "train" / "a" / "4.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    common = flags(folder, "--batch-size", 2, "--skip-corrupt")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run_command(finetune, arguments=["--out", str(one), *common]) == 0
+    command = [*COMMAND, "--out", str(two), *common, "--devices", "2"]
+    subprocess.run(command, check=True, env=ENVIRONMENT, timeout=400, stdout=subprocess.DEVNULL)
+    for run in (one, two):
+        training = json.loads((run / "training.json").read_text())
+        assert training["n_corrupt"] == 1
+        assert set(training["metrics"]) == {"accuracy", "accuracy_deleted"}
+    alone, together = (load_file(run / "last" / "model.safetensors") for run in (one, two))
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-5, msg=name)  # order of summation
+
+
+def test_a_run_that_diverges_exports_nothing(folder, tmp_path, capsys):
+    out = tmp_path / "diverged"
+    assert run_command(finetune, arguments=["--out", str(out), *flags(folder, "--lr", "1e30")]) == 2
+    error = capsys.readouterr().err
+    assert "training diverged in epoch 0" in error
+    assert error.count("\n") == 1
+    assert not (out / "model.safetensors").exists()
+
+
+def test_without_any_readable_image_nothing_is_trained(tmp_path, capsys):
+    folder = make_folder(tmp_path / "pictures", 4, 2)
+    for path in (folder / "train").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:100])
+    out = tmp_path / "run"
+    assert run_command(finetune, arguments=["--out", str(out), *flags(folder, "--skip-corrupt")]) == 2
+    assert "no training image could be read (4 corrupt)" in capsys.readouterr().err
