@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core import InputError
 from core.cli import run_command
-from core.results import atomic_directory, summarize_scores, write_summary
+from core.results import summarize_scores, write_summary
 from difull import Aggregate, aggregate, cell_sums, localization_score
 from difull.figures import aggregate_figure, examples_figure, save_figure
 from eval.difull import GridScore, print_accuracy
@@ -37,6 +37,8 @@ class AggattOptions(GridOptions):
         map_size: maps are kept at no more pixels a side than this (averaged down): grids × methods × size² × 4 bytes.
         examples: how many grids of each bin the sheets show.
     """
+
+    protocol_name: ClassVar[str] = "aggatt"
 
     layers: list[str] | None = field(default_factory=lambda: ["input"])
     cell: int = 0
@@ -93,7 +95,7 @@ class AggattEvaluation(GridEvaluation):
         options = self.options
         panels: dict[Panel, Aggregate] = {}
         scores, bins = [], []
-        with atomic_directory(options.out, options.overwrite) as folder:
+        with options.result_folder() as folder:
             save_compositions(folder, self.compositions)
             for case in self.cases:
                 for method in case.methods[options.cell]:
@@ -113,7 +115,7 @@ class AggattEvaluation(GridEvaluation):
             np.savez_compressed(folder / "bins.npz", **bins_of)
             summary = write_summary(
                 folder,
-                protocol="aggatt",
+                protocol=options.protocol_name,
                 model=self.runner.checkpoint.describe(),
                 data=self.runner.describe_data(),
                 settings=self.describe_settings() | {"cell": options.cell, "map_size": options.map_size},

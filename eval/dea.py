@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from core import FILLS, LEAKING_FILLS, InputError
 from core.checks import check_maps
 from core.cli import run_command
 from core.errors import unknown_name
-from core.results import Score, atomic_directory, summarize_scores, write_per_image, write_summary
+from core.results import Score, summarize_scores, write_per_image, write_summary
 from core.statistics import mean_interval
 from data.segmentation import VOID
 from dea import FRACTIONS, deletion_curves, insertion_scores, mean_stability, off_target_mass, select_pairs, stability
@@ -58,6 +58,8 @@ class DeaOptions(EvaluationOptions):
         sweep: vary grid, fill, λ and gradient source of dea too, one at a time.
         list_attributions: print the registered attributions and stop.
     """
+
+    protocol_name: ClassVar[str] = "dea"
 
     fractions: list[float] | None = None
     fill: str = "mean"
@@ -279,11 +281,11 @@ class DeaEvaluation:
         }
         names = [dea_report.name_of(method.label, method.layer) for method in self.methods[: self.shown]]
         extra = {"sweep": sweep_rows(scores)} if options.sweep else {}
-        with atomic_directory(options.out, options.overwrite) as folder:
+        with options.result_folder() as folder:
             write_per_image(folder, table)
             summary = write_summary(
                 folder,
-                protocol="dea",
+                protocol=options.protocol_name,
                 model=self.runner.checkpoint.describe() | {"mean_iou": mean_iou},
                 data=self.runner.describe_data()
                 | {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from checkpoints import load_model
 from core.cli import run_command
-from core.results import Score, atomic_directory, summarize_scores, write_per_image, write_summary
+from core.results import Score, summarize_scores, write_per_image, write_summary
 from core.statistics import paired_tests
 from difull import DiPart, GridPG, GridSetting, impossible_attribution, influence_map, localization_score
 from difull.figures import box_figure, heat_map_figure, save_figure
@@ -38,6 +38,8 @@ class DifullOptions(GridOptions):
         bilinear: score as published, after bilinear upsampling to the grid; exact otherwise.
         list_attributions: print the registered attributions and stop.
     """
+
+    protocol_name: ClassVar[str] = "difull"
 
     baseline: str | None = None
     bilinear: bool = False
@@ -126,12 +128,12 @@ class DifullEvaluation(GridEvaluation):
             f"{stem} cell {cell} {layer}": float(region.double().mean())
             for (stem, cell, layer), region in self.regions.items()
         }
-        with atomic_directory(options.out, options.overwrite) as folder:
+        with options.result_folder() as folder:
             save_compositions(folder, self.compositions)
             write_per_image(folder, table)
             summary = write_summary(
                 folder,
-                protocol="difull",
+                protocol=options.protocol_name,
                 model=runner.checkpoint.describe(),
                 data=runner.describe_data(),
                 settings=settings,

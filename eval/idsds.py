@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from core import LEAKING_FILLS, DeletionSpec, InputError, PatchGrid
 from core.checks import check_maps
 from core.cli import run_command
 from core.keyed import make_keys
-from core.results import Score, atomic_directory, summarize_scores, write_per_image, write_summary
+from core.results import Score, summarize_scores, write_per_image, write_summary
 from core.statistics import paired_tests
 from eval import plots
 from eval.options import EvaluationOptions
@@ -50,6 +50,8 @@ class IdsdsOptions(EvaluationOptions):
         reattribute: attribute anew at every step of incremental deletion.
         list_attributions: print the registered attributions and stop.
     """
+
+    protocol_name: ClassVar[str] = "idsds"
 
     protocol: Literal["in-domain", "single", "incremental"] = "in-domain"
     baseline: str | None = None
@@ -294,11 +296,11 @@ class IdsdsEvaluation:
         }
         if not single:
             settings |= {"order": options.order, "steps": options.steps, "reattribute": options.reattribute}
-        with atomic_directory(options.out, options.overwrite) as folder:
+        with options.result_folder() as folder:
             write_per_image(folder, table)
             summary = write_summary(
                 folder,
-                protocol="idsds",
+                protocol=options.protocol_name,
                 model=model,
                 data=self.runner.describe_data() | {"n_corrupt": sum(corrupt)},
                 settings=settings,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from torch import Tensor
 from attribution.smoothing import smooth
 from core import InputError
 from core.cli import run_command
-from core.results import atomic_directory, write_per_image, write_summary
+from core.results import write_per_image, write_summary
 from core.statistics import spearman_rows
 from difull import localization_score
 from difull.figures import heat_map_figure, save_figure
@@ -38,6 +38,8 @@ class MlattOptions(DifullOptions):
     Args:
         kernels: smoothing kernels K in pixels of a grid of 448 px, scaled to each map; 1 is none.
     """
+
+    protocol_name: ClassVar[str] = "mlatt"
 
     setting: list[str] = field(default_factory=lambda: ["gridpg", "difull", "dipart"])
     layers: list[str] | None = field(default_factory=lambda: ["input", "middle", "final"])
@@ -105,13 +107,13 @@ class MlattEvaluation(DifullEvaluation):
         smoothed = pd.concat([part for rank in kept for part in rank[1]]).sort_values(keys).reset_index(drop=True)
         scores = grid_scores(table, self.cases, options.seed)
         correlations = correlate(smoothed, options.seed)
-        with atomic_directory(options.out, options.overwrite) as folder:
+        with options.result_folder() as folder:
             save_compositions(folder, self.compositions)
             write_per_image(folder, table)
             smoothed.to_parquet(folder / "smoothing.parquet")
             summary = write_summary(
                 folder,
-                protocol="mlatt",
+                protocol=options.protocol_name,
                 model=self.runner.checkpoint.describe(),
                 data=self.runner.describe_data(),
                 settings=self.describe_settings() | {"kernels": options.kernels},

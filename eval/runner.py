@@ -18,7 +18,6 @@ from attribution import AttributionSpec, create_attribution, expand_attributions
 from attribution.spec import parameters_of
 from checkpoints import Checkpoint, load_model, load_segmenter
 from core.errors import InputError
-from core.results import check_out
 from data import (
     IndexedData,
     KeyedBatches,
@@ -91,7 +90,7 @@ class Runner:
     def start(cls, options: EvaluationOptions, task: Task = CLASSIFICATION) -> Runner:
         """Check the options, load model and data, start the processes."""
         options.check()
-        check_out(options.out, options.overwrite)
+        options.check_out()
         folder = Path(options.model).is_dir()
         size = options.input_size or (64 if options.data.partition(":")[0] == "digits" and not folder else None)
         classes = len(task.open_data(options.data, options.split).classes)
