@@ -21,7 +21,7 @@ from difull import Aggregate, aggregate, cell_sums, localization_score
 from difull.figures import aggregate_figure, examples_figure, save_figure
 from eval.difull import GridScore, print_accuracy
 from eval.grids import Case, GridBatch, GridEvaluation, GridOptions, GridSamples, kind_of, save_compositions
-from eval.report import format_table, number
+from eval.report import format_table, number, print_cautions
 from eval.runner import Method
 
 Panel = tuple[str, str, str]
@@ -94,7 +94,7 @@ class AggattEvaluation(GridEvaluation):
     def finish(self, kept: list[Any]) -> dict[str, Any]:
         options = self.options
         panels: dict[Panel, Aggregate] = {}
-        scores, bins = [], []
+        scores, bins, accuracy = [], [], self.accuracy()
         with options.result_folder() as folder:
             save_compositions(folder, self.compositions)
             for case in self.cases:
@@ -120,10 +120,12 @@ class AggattEvaluation(GridEvaluation):
                 data=self.runner.describe_data(),
                 settings=self.describe_settings() | {"cell": options.cell, "map_size": options.map_size},
                 scores=scores,
-                accuracy=self.accuracy(),
+                accuracy=accuracy,
+                cautions=self.cautions(accuracy),
                 bins=bins,
             )
         print_accuracy(summary["accuracy"])
+        print_cautions(summary)
         rows = [
             (f"{row['setting']} {row['scale']}×{row['scale']}", row["attribution"], row["layer"], *row["shown"])
             for row in ({**entry, "shown": [_range(part) for part in entry["bins"]]} for entry in summary["bins"])
@@ -167,7 +169,8 @@ class AggattEvaluation(GridEvaluation):
             images[place] = _side_by_side(cells, case.scale)
         title = f"{method.label} at {method.layer}, {case.title}: examples from the middle of each bin"
         pictures = {place: torch.from_numpy(maps[place]) for place in shown}
-        picture = examples_figure(result, images, pictures, self.options.cell, case.scale, title)
+        numbers = {place: int(indices[place]) for place in shown}  # as summary.json has them
+        picture = examples_figure(result, images, pictures, self.options.cell, case.scale, title, numbers)
         label = "".join(letter if letter.isalnum() or letter in "-+" else "_" for letter in method.label).strip("_")
         save_figure(picture, folder / f"examples-{case.stem}-{method.layer}-{label}.png")
 

@@ -37,7 +37,7 @@ class EvaluationOptions:
         accelerator: auto, cpu, cuda, ...
         devices: how many devices per node.
         num_nodes: how many nodes.
-        precision: 32-true, 64-true, bf16-mixed or 16-mixed.
+        precision: 32-true (IEEE), 64-true, tf32, bf16-mixed or 16-mixed; drops are taken in 32 bits at least.
         workers: loader processes.
         seed: keys everything random.
         skip_corrupt: count corrupt images and go on.

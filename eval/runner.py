@@ -18,6 +18,7 @@ from attribution import AttributionSpec, create_attribution, expand_attributions
 from attribution.spec import parameters_of
 from checkpoints import Checkpoint, load_model, load_segmenter
 from core.errors import InputError
+from core.precision import use_precision
 from data import (
     IndexedData,
     KeyedBatches,
@@ -91,16 +92,9 @@ class Runner:
         """Check the options, load model and data, start the processes."""
         options.check()
         options.check_out()
-        folder = Path(options.model).is_dir()
-        size = options.input_size or (64 if options.data.partition(":")[0] == "digits" and not folder else None)
         classes = len(task.open_data(options.data, options.split).classes)
-        checkpoint = task.load_model(
-            options.model,
-            arch=options.arch,
-            num_classes=None if options.pretrained else classes,
-            pretrained=options.pretrained,
-            input_size=size,
-            model_args=options.model_args,
+        checkpoint = load_named(
+            options.model, options, task, classes, input_size=options.input_size, model_args=options.model_args
         )
         data = task.open_data(options.data, options.split, size=checkpoint.backbone.input_size[0], seed=options.seed)
         check_classes(checkpoint, data)
@@ -110,7 +104,7 @@ class Runner:
             devices=options.devices,
             num_nodes=options.num_nodes,
             strategy="ddp" if several else "auto",
-            precision=options.precision,
+            precision=use_precision(options.precision),  # type: ignore[arg-type]
         )
         fabric.launch()
         runner = cls(options, checkpoint, data, fabric, task)
@@ -124,15 +118,25 @@ class Runner:
         if self.options.precision == "64-true":
             model.double()
 
+    def load_other(self, text: str) -> Checkpoint[Any]:
+        """Another model to look at the same images, each as its own `data_config` says; ready to run."""
+        size = None if _brings_its_size(text) else self.options.input_size
+        other = load_named(text, self.options, self.task, len(self.data.classes), input_size=size)
+        check_classes(other, self.data)
+        self.place(other.backbone)
+        return other
+
     @property
     def count(self) -> int:
         """How many images are evaluated, before corrupt ones are taken out."""
         return min(len(self.data), self.options.limit or len(self.data))
 
     def samples(self, checkpoint: Checkpoint[Any] | None = None) -> KeyedSamples:
-        """The data's images, sized for the model (or for another one)."""
-        config = (checkpoint or self.checkpoint).backbone.data_config
-        return self.task.samples(self.data, config, training=False, skip_corrupt=self.options.skip_corrupt)
+        """The data's images, sized for the model (or for another one: rendered data is rendered anew)."""
+        backbone, options, data = (checkpoint or self.checkpoint).backbone, self.options, self.data
+        if backbone.input_size != self.checkpoint.backbone.input_size:
+            data = self.task.open_data(options.data, options.split, size=backbone.input_size[0], seed=options.seed)
+        return self.task.samples(data, backbone.data_config, training=False, skip_corrupt=options.skip_corrupt)
 
     def batches(
         self,
@@ -141,7 +145,11 @@ class Runner:
         batch_size: int | None = None,
         checkpoint: Checkpoint[Any] | None = None,
     ) -> Iterator[ImageBatch]:
-        """This process's batches of images, or of other samples: (B, ..., C, H, W), normalised for the model."""
+        """This process's batches of images, or of other samples: (B, ..., C, H, W), normalised for the model.
+
+        Corrupt images are counted where the evaluated model looks at them, not again for another one.
+        """
+        own = checkpoint is None or checkpoint is self.checkpoint
         config = (checkpoint or self.checkpoint).backbone.data_config
         samples = self.samples(checkpoint) if samples is None else samples
         keys = KeyedBatches(
@@ -154,9 +162,9 @@ class Runner:
         dtype = torch.float64 if self.options.precision == "64-true" else torch.float32
         for batch, wanted in zip(make_loader(samples, keys, self.options.workers), keys, strict=True):
             if batch is None:
-                self.corrupt += len(wanted)
+                self.corrupt += len(wanted) * own
                 continue
-            self.corrupt += int(batch["corrupt"])
+            self.corrupt += int(batch["corrupt"]) * own
             batch = {key: value.to(self.fabric.device, non_blocking=True) for key, value in batch.items()}
             images = normalize(batch["image"], config, dtype)
             yield ImageBatch(images, batch["label"], batch["index"])
@@ -164,6 +172,12 @@ class Runner:
     def autocast(self) -> AbstractContextManager[Any]:
         """The chosen precision."""
         return self.fabric.autocast()
+
+    @contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """Float32 at least, whatever `--precision` says: what is subtracted, in half precision, ties."""
+        with self.autocast(), torch.autocast(self.fabric.device.type, enabled=False):
+            yield
 
     @contextmanager
     def timed(self, method: Method, maps: int) -> Iterator[None]:
@@ -215,6 +229,29 @@ class Runner:
             "device": self.fabric.device.type,
             "processes": self.fabric.world_size,
         }
+
+
+def _brings_its_size(text: str) -> bool:
+    return Path(text).expanduser().is_dir() or text.startswith("hf-hub:")
+
+
+def load_named(
+    text: str, options: EvaluationOptions, task: Task, classes: int, *, input_size: int | None, **own: Any
+) -> Checkpoint[Any]:
+    """Load what `--model`, or a flag like it, names; untrained weights are drawn by the seed.
+
+    A `timm:NAME` gets as many classes as the data, unless it is pretrained, and 64 px for digits.
+    """
+    digits = options.data.partition(":")[0] == "digits" and not _brings_its_size(text)
+    torch.manual_seed(options.seed)
+    return task.load_model(
+        text,
+        arch=options.arch,
+        num_classes=None if options.pretrained else classes,
+        pretrained=options.pretrained,
+        input_size=input_size or (64 if digits else None),
+        **own,
+    )
 
 
 def check_classes(checkpoint: Checkpoint[Any], data: IndexedData) -> None:
