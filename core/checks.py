@@ -34,3 +34,11 @@ def check_maps(maps: object, images: Tensor, source: str = "the attribution") ->
     if broken:
         raise InputError(f"{source} returned NaN or infinite values in {broken} of {len(maps)} maps")
     return maps.detach()
+
+
+def check_logits(logits: Tensor, name: str) -> Tensor:
+    """Logits (B, ...) of a model must be finite; the message names the model."""
+    broken = int((~torch.isfinite(logits)).flatten(1).any(dim=1).sum())
+    if broken:
+        raise InputError(f"{name} gives NaN or infinite logits for {broken} of {len(logits)} images")
+    return logits

@@ -83,7 +83,8 @@ def tidy_arguments(function: Callable[..., Any], arguments: Sequence[str]) -> li
                 position += 1
         kinds = _kinds(parameters.get(name))
         if list in kinds and not (len(values) == 1 and values[0].startswith("[")):
-            values = [json.dumps([_scalar(item) for item in values])]
+            texts = _list_items(parameters.get(name)) == {str}
+            values = [json.dumps([item if texts else _scalar(item) for item in values])]
         elif bool in kinds and not values and not dot:
             values = ["true"]
         tidy.append(flag)
@@ -95,6 +96,12 @@ def _kinds(hint: Any) -> set[Any]:
     """The plain types in a type hint: {list} for `list[str] | None`."""
     members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return {get_origin(member) or member for member in members}
+
+
+def _list_items(hint: Any) -> set[Any]:
+    """The types that the list in a hint holds: {str} for `list[str] | None`."""
+    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return {item for member in members if get_origin(member) is list for item in get_args(member)}
 
 
 def _scalar(word: str) -> Any:

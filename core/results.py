@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -129,43 +130,142 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_out(out: Path, overwrite: bool = False) -> None:
-    """Refuse an output folder that holds something already, unless told to replace a run of ours."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+RESULT = ("summary.json", "per_image.parquet", "plots/*.png")
+_EPOCHS = ("settings.json", "lightning/*", "logs/*", "deletions/*")
+_WEIGHTS = ("model.safetensors", "config.json", "training.json", "README.md")
+FILES: dict[str, tuple[str, ...]] = {
+    "idsds": RESULT,
+    "difull": (*RESULT, "compositions/*.parquet"),
+    "mlatt": (*RESULT, "compositions/*.parquet", "smoothing.parquet"),
+    "aggatt": (*RESULT, "compositions/*.parquet", "bins.npz"),
+    "leakage": RESULT,
+    "dea": RESULT,
+    "training": (*_EPOCHS, *_WEIGHTS, *(f"last/{name}" for name in _WEIGHTS)),
+}
+"""Kind of run -> the files that it writes; `*` spans folders. Any other file in a run's folder is somebody's own."""
+
+
+def check_out(
+    out: Path, overwrite: bool = False, *, kind: str | None = None, inputs: Iterable[str | Path | None] = ()
+) -> None:
+    """Refuse an output folder that a command must not write, before anything is read or removed.
+
+    Args:
+        out: may be new or empty; with `overwrite` it may hold a run of the same `kind`, and that only.
+        kind: a protocol's name or `training`, as in `FILES`; None stands for any evaluation's.
+        inputs: what the command reads, as its flags have it (PATH, KIND:PATH, names): `out` must be
+            none of these, nor inside one, nor above one, however they are spelled or linked.
+    Raises:
+        InputError: what is in the way.
+    """
+    target = out.expanduser().resolve()
+    for given, path in _paths_of(inputs):
+        if path == target or path in target.parents or target in path.parents:
+            how = "is" if path == target else "lies inside" if path in target.parents else "is above"
+            raise InputError(f"--out {out} {how} {given}, which is read; choose another folder")
+    above = next(folder for folder in (target, *target.parents) if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"--out {out} is a file" if above == target else f"--out {out}: {above} is a file")
+    if not os.access(above if above != target else target.parent, os.W_OK):
+        raise InputError(f"--out {out}: no permission to write in {above}")
+    if above != target or not any(target.iterdir()):
         return
-    if not out.is_dir():
-        raise InputError(f"--out {out} is a file")
-    ours = (out / "summary.json").exists() or (out / "training.json").exists()
-    if not (overwrite and ours):
-        held = _describe_run(out) if ours else "files that are not a run's"
-        hint = "; pass --overwrite to replace it" if ours else ""
-        raise InputError(f"--out {out} already holds {held}; choose another folder{hint}")
+    held = kind_of_run(target)
+    if held is None or (held == "training" if kind is None else held != kind):
+        raise InputError(f"--out {out} already holds {_describe_run(target)}; choose another folder")
+    if not overwrite:
+        raise InputError(
+            f"--out {out} already holds {_describe_run(target)}; choose another folder; pass --overwrite to replace it"
+        )
+    foreign = next((path for path in _files_in(target) if not _is_of(held, path.relative_to(target))), None)
+    if foreign is not None:
+        raise InputError(f"--out {out} holds {foreign.relative_to(target)}, which no run wrote; choose another folder")
 
 
-def _describe_run(out: Path) -> str:
+def _paths_of(inputs: Iterable[str | Path | None]) -> Iterator[tuple[str, Path]]:
+    """What flags name that exists, as written and resolved: PATH, and PATH of KIND:PATH."""
+    for given in map(str, filter(None, inputs)):
+        kind, _, rest = given.partition(":")
+        for text in (given, "" if kind in ("timm", "torchvision", "hf-hub") else rest):
+            if text and Path(text).expanduser().exists():
+                yield given, Path(text).expanduser().resolve()
+
+
+def kind_of_run(folder: Path) -> str | None:
+    """The kind of run in a folder, as in `FILES`; None for anything else, a bare checkpoint too."""
+    if (folder / "settings.json").is_file():
+        return "training"
+    if any((folder / name).exists() for name in _WEIGHTS[:3]):
+        return None
     try:
-        if (out / "training.json").exists():
-            return "a training run"
-        summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-        return f"a run ({summary['protocol']} of {summary['model']['name']} on {summary['data']['name']})"
+        protocol = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["protocol"]
     except (OSError, ValueError, KeyError, TypeError):
-        return "another run"
+        return None
+    return protocol if protocol in FILES else None
+
+
+def _describe_run(folder: Path) -> str:
+    kind = kind_of_run(folder)
+    if kind == "training":
+        return "a training run"
+    if kind is None:
+        weights = (folder / _WEIGHTS[0]).exists()
+        return "a checkpoint" if weights else "files that are not a run's"
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return f"a run ({kind} of {summary['model']['name']} on {summary['data']['name']})"
+    except (KeyError, TypeError):
+        return f"a run ({kind})"
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Everything below a folder that isn't itself a folder; links count as files and aren't followed."""
+    for root, folders, files in os.walk(folder):
+        links = (name for name in folders if (Path(root) / name).is_symlink())
+        yield from (Path(root) / name for name in (*files, *links))
+
+
+def _is_of(kind: str, path: Path) -> bool:
+    return any(fnmatchcase(path.as_posix(), pattern) for pattern in FILES[kind])
 
 
 @contextmanager
-def atomic_directory(out: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place when the block ends well."""
-    check_out(out, overwrite)
+def atomic_directory(
+    out: Path, overwrite: bool = False, *, kind: str | None = None, inputs: Iterable[str | Path | None] = ()
+) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place when the block ends well. Arguments as in `check_out`."""
+    inputs = list(inputs)
+    check_out(out, overwrite, kind=kind, inputs=inputs)
+    out = out.expanduser().resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        temporary.rename(out)
+        check_out(out, overwrite, kind=kind, inputs=inputs)  # hours may have passed
+        swap_directory(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def swap_directory(new: Path, out: Path) -> None:
+    """Put a complete folder in the place of another, which is removed only once the new one is there.
+
+    Both must lie on one file system. The old folder steps aside by a rename, so whatever interrupts
+    this, each of the two is whole under some name.
+    """
+    if not out.exists():
+        new.rename(out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced.", dir=out.parent))
+    out.rename(aside)
+    try:
+        new.rename(out)
+    except BaseException:
+        if not out.exists():
+            aside.rename(out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_summary(

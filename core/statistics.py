@@ -61,6 +61,33 @@ def holm(p_values: NDArray[np.floating]) -> NDArray[np.floating]:
     return corrected
 
 
+EXACT = 12
+"""Up to so many differences that aren't zero, a signed-rank test goes through all signs."""
+
+
+def signed_rank_test(differences: NDArray[np.floating]) -> tuple[float, float]:
+    """Wilcoxon's signed-rank test of paired differences, zeros after Pratt: two-sided p, and the rank sum in [-1, 1].
+
+    Zeros take part in the ranking and are then left out (Pratt 1959). Splitting their ranks between
+    the signs instead (scipy's `zsplit`) lets them speak for "no difference": where most pairs tie, as
+    maps that are exactly local do, 20 gains without a loss among 500 pairs read p = .6. With few
+    differences left the p-value is that of all their signs; the normal approximation would be too small.
+    NaN is left out; p is 1 where nothing differs.
+    """
+    differences = np.asarray(differences, dtype=np.float64)
+    differences = differences[~np.isnan(differences)]
+    ranks = stats.rankdata(np.abs(differences))[differences != 0]
+    signs = np.sign(differences[differences != 0])
+    if not len(ranks):
+        return 1.0, 0.0
+    if len(ranks) > EXACT:
+        test: Any = stats.wilcoxon(differences, zero_method="pratt")
+        return float(test.pvalue), float(signs @ ranks / ranks.sum())
+    all_signs = 1 - 2 * (np.arange(2 ** len(ranks))[:, None] >> np.arange(len(ranks)) & 1)
+    sums = np.abs(all_signs @ ranks)
+    return float((sums >= abs(signs @ ranks) - 1e-9).mean()), float(signs @ ranks / ranks.sum())
+
+
 def paired_tests(scores: Mapping[str, NDArray[np.floating]]) -> tuple[list[str], NDArray[np.floating]]:
     """Wilcoxon signed-rank tests between all pairs of methods on the same images, Holm-corrected.
 
@@ -70,13 +97,30 @@ def paired_tests(scores: Mapping[str, NDArray[np.floating]]) -> tuple[list[str],
     names = list(scores)
     matrix = np.full((len(names), len(names)), np.nan)
     upper = list(zip(*np.triu_indices(len(names), 1), strict=True))
-    p_values = []
-    for i, j in upper:
-        difference = np.asarray(scores[names[i]]) - np.asarray(scores[names[j]])
-        difference = difference[~np.isnan(difference)]
-        tied = len(difference) == 0 or not np.any(difference)
-        test: Any = None if tied else stats.wilcoxon(difference, zero_method="zsplit")
-        p_values.append(1.0 if tied else float(test.pvalue))
+    p_values = [signed_rank_test(np.asarray(scores[names[i]]) - np.asarray(scores[names[j]]))[0] for i, j in upper]
     for (i, j), p in zip(upper, holm(np.array(p_values)), strict=True):
         matrix[i, j] = matrix[j, i] = p
     return names, matrix
+
+
+def compare_with_control(
+    control: str, scores: Mapping[str, NDArray[np.floating]], higher_is_better: bool = True, level: float = 0.05
+) -> dict[str, dict[str, Any]]:
+    """For each other method: its mean paired `difference` from the control, Holm-corrected `p` and `above`.
+
+    `above` holds where p (of all pairs of methods, as in `paired_tests`) is below `level` and the
+    method is the better one, by its mean and by its ranks.
+    """
+    names, matrix = paired_tests(scores)
+    found = {}
+    for row, name in enumerate(names):
+        if name == control:
+            continue
+        differences = np.asarray(scores[name], dtype=np.float64) - np.asarray(scores[control], dtype=np.float64)
+        differences = differences[~np.isnan(differences)]
+        mean = float(differences.mean()) if len(differences) else float("nan")
+        sign = 1 if higher_is_better else -1
+        p = float(matrix[row, names.index(control)])
+        better = sign * mean > 0 and sign * signed_rank_test(differences)[1] > 0
+        found[name] = {"difference": mean, "p": p, "above": bool(better and p < level)}
+    return found

@@ -62,13 +62,20 @@ def aggregate_figure(rows: Mapping[str, Aggregate], cell: int, scale: int, title
 
 
 def examples_figure(
-    result: Aggregate, images: Mapping[int, Tensor], maps: Mapping[int, Tensor], cell: int, scale: int, title: str = ""
+    result: Aggregate,
+    images: Mapping[int, Tensor],
+    maps: Mapping[int, Tensor],
+    cell: int,
+    scale: int,
+    title: str = "",
+    numbers: Mapping[int, int] | None = None,
 ) -> Figure:
     """The sheet of examples: for each bin, grids from its middle, each with its map beside it.
 
     Args:
         images: example's index -> (3, H, W) in [0, 1]; all of `result.examples`.
         maps: example's index -> (1, h, w) signed; shown by their positive part, each on its own scale.
+        numbers: example's index -> the number that its grid goes by, where some grids were left out.
     """
     widest = max((len(part) for part in result.examples), default=0)
     _need(range(widest), "examples")
@@ -89,7 +96,7 @@ def examples_figure(
             _frame(left, image.shape[:2], cell, scale)
             _frame(right, values.shape, cell, scale)
             _bare(left)
-            left.set_xlabel(f"grid {index}", fontsize=7, labelpad=2)
+            left.set_xlabel(f"grid {index if numbers is None else numbers[index]}", fontsize=7, labelpad=2)
             right.set_xlabel(f"L = {result.scores[index]:.2f}", fontsize=7, labelpad=2)
         line[0].set_ylabel(_bin_name(result.edges, row), fontsize=8)
         if not part:

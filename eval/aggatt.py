@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from core import InputError
 from core.cli import run_command
-from core.results import atomic_directory, summarize_scores, write_summary
+from core.results import summarize_scores, write_summary
 from difull import Aggregate, aggregate, cell_sums, localization_score
 from difull.figures import aggregate_figure, examples_figure, save_figure
 from eval.difull import GridScore, print_accuracy
 from eval.grids import Case, GridBatch, GridEvaluation, GridOptions, GridSamples, kind_of, save_compositions
-from eval.report import format_table, number
+from eval.report import format_table, number, print_cautions
 from eval.runner import Method
 
 Panel = tuple[str, str, str]
@@ -37,6 +37,8 @@ class AggattOptions(GridOptions):
         map_size: maps are kept at no more pixels a side than this (averaged down): grids × methods × size² × 4 bytes.
         examples: how many grids of each bin the sheets show.
     """
+
+    protocol_name: ClassVar[str] = "aggatt"
 
     layers: list[str] | None = field(default_factory=lambda: ["input"])
     cell: int = 0
@@ -92,8 +94,8 @@ class AggattEvaluation(GridEvaluation):
     def finish(self, kept: list[Any]) -> dict[str, Any]:
         options = self.options
         panels: dict[Panel, Aggregate] = {}
-        scores, bins = [], []
-        with atomic_directory(options.out, options.overwrite) as folder:
+        scores, bins, accuracy = [], [], self.accuracy()
+        with options.result_folder() as folder:
             save_compositions(folder, self.compositions)
             for case in self.cases:
                 for method in case.methods[options.cell]:
@@ -113,15 +115,17 @@ class AggattEvaluation(GridEvaluation):
             np.savez_compressed(folder / "bins.npz", **bins_of)
             summary = write_summary(
                 folder,
-                protocol="aggatt",
+                protocol=options.protocol_name,
                 model=self.runner.checkpoint.describe(),
                 data=self.runner.describe_data(),
                 settings=self.describe_settings() | {"cell": options.cell, "map_size": options.map_size},
                 scores=scores,
-                accuracy=self.accuracy(),
+                accuracy=accuracy,
+                cautions=self.cautions(accuracy),
                 bins=bins,
             )
         print_accuracy(summary["accuracy"])
+        print_cautions(summary)
         rows = [
             (f"{row['setting']} {row['scale']}×{row['scale']}", row["attribution"], row["layer"], *row["shown"])
             for row in ({**entry, "shown": [_range(part) for part in entry["bins"]]} for entry in summary["bins"])
@@ -165,7 +169,8 @@ class AggattEvaluation(GridEvaluation):
             images[place] = _side_by_side(cells, case.scale)
         title = f"{method.label} at {method.layer}, {case.title}: examples from the middle of each bin"
         pictures = {place: torch.from_numpy(maps[place]) for place in shown}
-        picture = examples_figure(result, images, pictures, self.options.cell, case.scale, title)
+        numbers = {place: int(indices[place]) for place in shown}  # as summary.json has them
+        picture = examples_figure(result, images, pictures, self.options.cell, case.scale, title, numbers)
         label = "".join(letter if letter.isalnum() or letter in "-+" else "_" for letter in method.label).strip("_")
         save_figure(picture, folder / f"examples-{case.stem}-{method.layer}-{label}.png")
 

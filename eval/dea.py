@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,10 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from backbones import SegmentationTarget
 from core import FILLS, LEAKING_FILLS, InputError
-from core.checks import check_maps
+from core.checks import check_logits, check_maps
 from core.cli import run_command
 from core.errors import unknown_name
-from core.results import Score, atomic_directory, summarize_scores, write_per_image, write_summary
+from core.results import Score, summarize_scores, write_per_image, write_summary
 from core.statistics import mean_interval
 from data.segmentation import VOID
 from dea import FRACTIONS, deletion_curves, insertion_scores, mean_stability, off_target_mass, select_pairs, stability
@@ -30,6 +30,7 @@ from dea.pairs import REASONS
 from eval import dea_report
 from eval.dea_sweep import sweep_attributions, sweep_rows
 from eval.options import EvaluationOptions
+from eval.report import caution_count
 from eval.runner import SEGMENTATION, ImageBatch, Method, Runner, make_methods
 
 DEFAULT = ("gpa", "ega", "region", "dea", "ig(steps=20)", "gradcam", "random")
@@ -58,6 +59,8 @@ class DeaOptions(EvaluationOptions):
         sweep: vary grid, fill, λ and gradient source of dea too, one at a time.
         list_attributions: print the registered attributions and stop.
     """
+
+    protocol_name: ClassVar[str] = "dea"
 
     fractions: list[float] | None = None
     fill: str = "mean"
@@ -149,11 +152,10 @@ class DeaEvaluation:
     def run(self) -> dict[str, Any] | None:
         """Score all batches; returns the summary on the first process, None on the others."""
         for batch in self.runner.batches():
-            with self.runner.autocast():
-                pairs = self.choose(batch)
-                if len(pairs.images):
-                    for method in self.methods:
-                        self.score(method, pairs)
+            pairs = self.choose(batch)
+            if len(pairs.images):
+                for method in self.methods:
+                    self.score(method, pairs)
         mean_iou = float(self.mean_iou.compute())
         cost = [(method.seconds, method.maps, method.passes) for method in self.methods]
         own = (self.rows, self.curves, self.examples, self.counts, cost, len(self.runner.corrupt))
@@ -163,8 +165,11 @@ class DeaEvaluation:
     def choose(self, batch: ImageBatch) -> PairBatch:
         """The pairs of a batch that pass the filters."""
         options = self.options
-        with torch.no_grad():
-            predictions = torch.cat([self.model(part).argmax(dim=1) for part in batch.images.split(options.chunk)])
+        name = self.runner.checkpoint.name
+        with torch.no_grad(), self.runner.full_precision():
+            predictions = torch.cat(
+                [check_logits(self.model(part), name).argmax(dim=1) for part in batch.images.split(options.chunk)]
+            )
         self.mean_iou.update(predictions, batch.labels)
         pairs = select_pairs(
             batch.labels,
@@ -190,23 +195,26 @@ class DeaEvaluation:
         )
 
     def _explain(self, method: Method, images: Tensor, regions: Tensor, classes: Tensor) -> Tensor:
-        if method.label in self.callables:
-            maps = method.explain(images, regions, classes)
-        else:
-            maps = method.explain(images, self.target.aim(regions, classes))
+        with self.runner.autocast():
+            if method.label in self.callables:
+                maps = method.explain(images, regions, classes)
+            else:
+                maps = method.explain(images, self.target.aim(regions, classes))
         maps = check_maps(maps, images, f"attribution {method.label}")
         return maps.sum(dim=1, keepdim=True)
 
     def score(self, method: Method, pairs: PairBatch) -> None:
-        """All metrics of a method on a batch of pairs."""
+        """All metrics of a method on a batch of pairs; the maps in the chosen precision, the drops in full."""
         images, regions, classes = pairs[:3]
         with self.runner.timed(method, len(images)):
             maps = self._explain(method, images, regions, classes)
         options = self.options
         common = {"upsample": method.upsample, "chunk": options.chunk}
         what = (self.model, images, regions, classes, maps, options.shares, options.fill)
-        deleted = deletion_curves(*what, **common)
-        kept = insertion_scores(*what, **common)
+        with self.runner.full_precision():
+            deleted = deletion_curves(*what, **common)
+            kept = insertion_scores(*what, **common)
+        check_logits(torch.cat([deleted.target, kept], dim=1), self.runner.checkpoint.name)
         same = stability(lambda *given: self._explain(method, *given), images, regions, classes, seed=options.seed)
         values = {
             "target_deletion_drop": deleted.target.mean(dim=1),
@@ -279,11 +287,11 @@ class DeaEvaluation:
         }
         names = [dea_report.name_of(method.label, method.layer) for method in self.methods[: self.shown]]
         extra = {"sweep": sweep_rows(scores)} if options.sweep else {}
-        with atomic_directory(options.out, options.overwrite) as folder:
+        with options.result_folder() as folder:
             write_per_image(folder, table)
             summary = write_summary(
                 folder,
-                protocol="dea",
+                protocol=options.protocol_name,
                 model=self.runner.checkpoint.describe() | {"mean_iou": mean_iou},
                 data=self.runner.describe_data()
                 | {
@@ -295,6 +303,7 @@ class DeaEvaluation:
                 settings=settings,
                 scores=scores,
                 comparisons=comparisons,
+                cautions=caution_count(totals["kept"], "pairs") + dea_report.caution_iou(mean_iou),
                 **extra,
             )
             merged = dea_report.merge_curves(list(curves), names)

@@ -15,7 +15,7 @@ from attribution import ATTRIBUTIONS, parse_attribution
 from core.errors import InputError
 from dea import PERTURBATIONS
 from dea.figures import plot_curves, plot_examples, plot_scatter
-from eval.report import format_table, number
+from eval.report import format_table, number, print_cautions
 
 COMPARED = ("target_deletion_drop", "off_target_deletion_drop", "insertion", "off_target_mass", "stability")
 METRICS = (*COMPARED, *(f"stability_{name}" for name in PERTURBATIONS), "seconds_per_map", "passes_per_map")
@@ -89,6 +89,13 @@ def draw(
         )
 
 
+def caution_iou(mean_iou: float) -> list[str]:
+    """A line, if the network finds less than half of what is there: most of its regions were filtered out."""
+    if not mean_iou < 0.5:
+        return []
+    return [f"the model: mean IoU {mean_iou:.2f}; the scores describe the few regions that it finds"]
+
+
 def print_report(summary: dict[str, Any], names: Sequence[str]) -> None:
     """The ranked table, the paired differences, the sweep, and what to keep in mind."""
     data, settings, model = summary["data"], summary["settings"], summary["model"]
@@ -101,6 +108,7 @@ def print_report(summary: dict[str, Any], names: Sequence[str]) -> None:
     print(f"left out: {dropped or 'none'}" + (f"; {data['n_corrupt']} corrupt" if data["n_corrupt"] else ""))
     print(f"regions cover {100 * data['mean_region_area']:.1f} % of the image on average", end="")
     print("; fractions below that, since deleting all of a region scores every map alike" * _small(summary))
+    print_cautions(summary)
     print(format_table(("attribution", *SHORT.values(), "ms/map", "passes"), _rows(summary, names)))
     table = _comparison_rows(summary, names)
     if table:

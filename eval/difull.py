@@ -8,22 +8,21 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from checkpoints import load_model
 from core.cli import run_command
-from core.results import Score, atomic_directory, summarize_scores, write_per_image, write_summary
+from core.results import Score, summarize_scores, write_per_image, write_summary
 from core.statistics import paired_tests
 from difull import DiPart, GridPG, GridSetting, impossible_attribution, influence_map, localization_score
 from difull.figures import box_figure, heat_map_figure, save_figure
-from eval.grids import Case, GridBatch, GridEvaluation, GridOptions, first_grid, make_setting, save_compositions
-from eval.report import format_table, number, print_attributions
-from eval.runner import Method, check_classes
+from eval.grids import Case, GridBatch, GridEvaluation, GridOptions, first_grid, save_compositions
+from eval.report import TEST, format_table, number, print_attributions, print_cautions
+from eval.runner import Method
 
 BLOCKS = 16
 """The most blocks per side in which what can matter to a DiPart head is measured."""
@@ -39,9 +38,16 @@ class DifullOptions(GridOptions):
         list_attributions: print the registered attributions and stop.
     """
 
+    protocol_name: ClassVar[str] = "difull"
+
     baseline: str | None = None
     bilinear: bool = False
     list_attributions: bool = False
+
+    @property
+    def scoring(self) -> str:
+        """How maps are scored, as `summary.json` has it."""
+        return "bilinear" if self.bilinear else "exact"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +78,7 @@ class DifullEvaluation(GridEvaluation):
         self.regions: dict[tuple[str, int, str], Tensor] = {}
         super().__init__(options)
         if options.baseline:
-            baseline = load_model(options.baseline, input_size=self.runner.checkpoint.backbone.input_size[0])
-            check_classes(baseline, self.runner.data)
-            self.runner.place(baseline.backbone)
-            for case in self.cases:
-                case.baseline = make_setting(case.name, baseline.backbone, case.scale)
+            self.baseline = self.runner.load_other(options.baseline)
         for case in self.cases:
             if isinstance(case.setting, DiPart):
                 self._measure(case)
@@ -90,8 +92,7 @@ class DifullEvaluation(GridEvaluation):
                 self.regions[case.stem, cell, layer] = region
 
     def observe(self, case: Case, cell: int, method: Method, batch: GridBatch, predicted: Tensor, maps: Tensor) -> None:
-        size = (batch.images.shape[-2], batch.images.shape[-1])
-        how = {"upsample": method.upsample, "size": size} if self.options.bilinear else {}
+        how = self.scoring(method, batch)
         values = {"localization": localization_score(maps, cell, case.scale, **how, undefined=torch.nan)}
         if not isinstance(case.setting, GridPG):
             region = self.regions.get((case.stem, cell, method.layer))
@@ -114,29 +115,36 @@ class DifullEvaluation(GridEvaluation):
             for metric, value in values.items()
         ]
 
-    def kept(self) -> list[pd.DataFrame]:
+    def scoring(self, method: Method, batch: GridBatch) -> dict[str, Any]:
+        """What `localization_score` is told of the upsampling before it."""
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        return {"upsample": method.upsample, "size": size} if self.options.bilinear else {}
+
+    def kept(self) -> Any:
         return self.rows
 
     def finish(self, kept: list[Any]) -> dict[str, Any]:
         table = merge_rows(kept)
         scores = grid_scores(table, self.cases, self.options.seed)
         options, runner = self.options, self.runner
-        settings = self.describe_settings() | {"scoring": "bilinear" if options.bilinear else "exact"}
+        settings = self.describe_settings() | {"scoring": options.scoring}
+        accuracy = self.accuracy()
         regions = {
             f"{stem} cell {cell} {layer}": float(region.double().mean())
             for (stem, cell, layer), region in self.regions.items()
         }
-        with atomic_directory(options.out, options.overwrite) as folder:
+        with options.result_folder() as folder:
             save_compositions(folder, self.compositions)
             write_per_image(folder, table)
             summary = write_summary(
                 folder,
-                protocol="difull",
+                protocol=options.protocol_name,
                 model=runner.checkpoint.describe(),
                 data=runner.describe_data(),
                 settings=settings,
                 scores=scores,  # type: ignore[arg-type]
-                accuracy=self.accuracy(),
+                accuracy=accuracy,
+                cautions=self.cautions(accuracy),
                 share_that_can_matter=regions,
                 tests=tests_of(table, self.cases),
             )
@@ -206,7 +214,7 @@ def tests_of(table: pd.DataFrame, cases: list[Case]) -> list[dict[str, Any]]:
             columns = part.pivot_table(index="index", columns="attribution", values="value", aggfunc="mean")
             names, p_values = paired_tests({str(name): columns[name].to_numpy() for name in columns})
             entry = {"setting": case.name, "scale": case.scale, "layer": layer, "names": names, "p": p_values.tolist()}
-            found.append(entry | {"test": "Wilcoxon signed-rank, Holm-corrected"})
+            found.append(entry | {"test": TEST})
     return found
 
 
@@ -253,6 +261,7 @@ def print_scores(summary: dict[str, Any]) -> None:
     """The tables of an evaluation: accuracy of the heads, then localisation with its intervals."""
     print(f"\n{summary['model']['name']} on grids of {summary['data']['name']} ({summary['data']['split']})")
     print_accuracy(summary["accuracy"])
+    print_cautions(summary)
     impossible = {
         (score["setting"], score["scale"], score["attribution"], score["layer"]): score
         for score in summary["scores"]

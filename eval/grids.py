@@ -13,15 +13,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from backbones import TimmBackbone
-from checkpoints import Checkpoint, load_model
-from core.checks import check_maps
+from checkpoints import Checkpoint
+from core.checks import check_logits, check_maps
 from core.errors import InputError
 from core.registry import Registry
 from core.statistics import mean_interval
 from data import ImageData, KeyedSamples
 from difull import Compositions, DiFull, DiPart, GridPG, GridSetting, choose_confident, compose_grid, make_compositions
 from eval.options import EvaluationOptions
-from eval.runner import Method, Runner, check_classes, make_methods
+from eval.report import caution_accuracy, caution_count
+from eval.runner import Method, Runner, make_methods
 
 SETTINGS: Registry[Callable[..., GridSetting]] = Registry("setting")
 """setting(backbone, scale) by the name that `--setting` takes."""
@@ -29,6 +30,8 @@ for _name, _setting in (("difull", DiFull), ("gridpg", GridPG), ("dipart", DiPar
     SETTINGS.register(_name, _setting)
 
 METHODS = ("grad", "ixg", "ig", "gb", "gradcam", "layercam")
+Predictions = list[tuple[np.ndarray, ...]]
+"""Per batch: the grids' numbers (B,), the labels and the predicted classes of their cells (B, n²)."""
 Key = tuple[str, int]
 """Kind and scale of compositions."""
 
@@ -147,6 +150,7 @@ def confidences(runner: Runner, checkpoint: Checkpoint) -> tuple[Tensor, Tensor]
     for batch in runner.batches(checkpoint=checkpoint):
         with runner.autocast(), torch.no_grad():
             logits = torch.cat([checkpoint.backbone(part) for part in batch.images.split(runner.options.chunk)])
+        check_logits(logits, checkpoint.name)
         found.append((logits.double().softmax(dim=1).float().cpu(), batch.indices.cpu()))
     shared = [pair for rank in runner.share(found) for pair in rank]
     probabilities, indices = (torch.cat([pair[part] for pair in shared]) for part in (0, 1))
@@ -162,14 +166,7 @@ def prepare_compositions(runner: Runner, options: GridOptions) -> tuple[dict[Key
         for compositions in loaded.values():
             compositions.check(labels)
         return loaded, {"compositions": list(options.compositions)}
-    models = [runner.checkpoint]
-    for text in options.choose_with or []:
-        other = load_model(text, input_size=runner.checkpoint.backbone.input_size[0])
-        check_classes(other, runner.data)
-        if other.backbone.input_size != runner.checkpoint.backbone.input_size:
-            raise InputError(f"--choose-with {text} takes images of another size, {other.backbone.input_size}")
-        runner.place(other.backbone)
-        models.append(other)
+    models = [runner.checkpoint, *map(runner.load_other, options.choose_with or [])]
     rows = [confidences(runner, model) for model in models]
     known, indices = torch.stack([row[0] for row in rows]), rows[0][1].numpy()
     if not len(indices):
@@ -225,7 +222,6 @@ class Case:
     scale: int
     setting: GridSetting
     methods: dict[int, list[Method]]
-    baseline: GridSetting | None = None
 
     @property
     def title(self) -> str:
@@ -246,8 +242,11 @@ def make_setting(name: str, backbone: TimmBackbone, scale: int) -> GridSetting:
 class GridEvaluation:
     """One pass over all grids: every method of every case explains every scored head.
 
-    A subclass takes the maps in `observe`, gives what it kept in `kept` and writes it in `finish`.
+    A subclass takes the maps in `observe`, gives what it kept in `kept` and writes it in `finish`; a
+    `baseline` is another model, whose heads see the same grids in its own size and normalisation.
     """
+
+    baseline: Checkpoint | None = None
 
     def __init__(self, options: GridOptions):
         self.options = options
@@ -258,7 +257,8 @@ class GridEvaluation:
         self.compositions, self.choice = prepare_compositions(self.runner, options)
         self.corrupt, self.runner.corrupt = self.runner.corrupt, set()
         self.cases = [self._case(name, scale) for scale in options.scale for name in options.setting]
-        self.predictions: dict[str, list[tuple[np.ndarray, ...]]] = {case.stem: [] for case in self.cases}
+        self.predictions: dict[str, Predictions] = {case.stem: [] for case in self.cases}
+        self.of_baseline: dict[str, Predictions] = {case.stem: [] for case in self.cases}
 
     def _methods(self, setting: GridSetting, cell: int) -> list[Method]:
         options = self.options
@@ -280,17 +280,21 @@ class GridEvaluation:
                 with self.runner.autocast():
                     for case in cases:
                         self._explain(case, batch)
+            if self.baseline is not None:
+                self._look(self.baseline, compositions, cases)
         costs = [
             [(method.seconds, method.maps) for methods in case.methods.values() for method in methods]
             for case in self.cases
         ]
-        gathered = self.runner.gather(
-            (self.kept(), self.predictions, costs, len(self.corrupt), len(self.runner.corrupt))
-        )
+        predicted = (self.predictions, self.of_baseline)
+        gathered = self.runner.gather((self.kept(), predicted, costs, len(self.corrupt), len(self.runner.corrupt)))
         if gathered is None:
             return None
         kept, predictions, costs_of_all, corrupt, left_out = zip(*gathered, strict=True)
-        self.predictions = {stem: [part for rank in predictions for part in rank[stem]] for stem in self.predictions}
+        self.predictions, self.of_baseline = (
+            {stem: [part for rank in ranks for part in rank[stem]] for stem in self.predictions}
+            for ranks in zip(*predictions, strict=True)
+        )
         for number, case in enumerate(self.cases):
             methods = [method for each in case.methods.values() for method in each]
             for place, method in enumerate(methods):
@@ -301,15 +305,25 @@ class GridEvaluation:
             raise InputError(f"no grid of {self.runner.data.name} could be read")
         return self.finish(list(kept))
 
-    def _explain(self, case: Case, batch: GridBatch) -> None:
-        part = max(1, self.options.chunk // case.setting.cells)
+    def _predict(self, setting: GridSetting, batch: GridBatch, name: str, into: Predictions) -> Tensor:
+        """The classes that a setting's heads see (B, n²); kept with the grids' numbers and labels."""
+        part = max(1, self.options.chunk // setting.cells)
         with torch.no_grad():
-            predicted = torch.cat([case.setting.heads(images) for images in batch.images.split(part)]).argmax(dim=2)
-            columns = [batch.indices, batch.labels, predicted]
-            if case.baseline is not None:
-                logits = [case.baseline.heads(images) for images in batch.images.split(part)]
-                columns.append(torch.cat(logits).argmax(dim=2))
-        self.predictions[case.stem].append(tuple(column.cpu().numpy() for column in columns))
+            logits = torch.cat([setting.heads(images) for images in batch.images.split(part)])
+        predicted = check_logits(logits, name).argmax(dim=2)
+        into.append(tuple(column.cpu().numpy() for column in (batch.indices, batch.labels, predicted)))
+        return predicted
+
+    def _look(self, baseline: Checkpoint, compositions: Compositions, cases: list[Case]) -> None:
+        """The baseline's predictions on the grids."""
+        settings = [make_setting(case.name, baseline.backbone, case.scale) for case in cases]
+        for batch in grid_batches(self.runner, compositions, baseline):
+            with self.runner.autocast():
+                for case, setting in zip(cases, settings, strict=True):
+                    self._predict(setting, batch, baseline.name, self.of_baseline[case.stem])
+
+    def _explain(self, case: Case, batch: GridBatch) -> None:
+        predicted = self._predict(case.setting, batch, self.runner.checkpoint.name, self.predictions[case.stem])
         for cell, methods in case.methods.items():
             for method in methods:
                 with self.runner.timed(method, len(batch.images)):
@@ -333,17 +347,27 @@ class GridEvaluation:
         """Accuracy of every cell's head on the grids, per setting and scale, with its interval over grids."""
         rows = []
         for case in self.cases:
-            parts = self.predictions[case.stem]
-            columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-            names = ("accuracy",) if case.baseline is None else ("accuracy", "baseline")
-            row: dict[str, Any] = {"setting": case.name, "scale": case.scale, "n": len(columns[0])}
-            for name, predicted in zip(names, columns[2:], strict=True):
-                right = (predicted == columns[1])[np.argsort(columns[0])].astype(np.float64)
+            row: dict[str, Any] = {"setting": case.name, "scale": case.scale}
+            for name, parts in (("accuracy", self.predictions[case.stem]), ("baseline", self.of_baseline[case.stem])):
+                if not parts:
+                    continue
+                indices, labels, predicted = (np.concatenate(column) for column in zip(*parts, strict=True))
+                row.setdefault("n", len(indices))
+                right = (predicted == labels)[np.argsort(indices)].astype(np.float64)
                 row[name] = float(right.mean())
                 row[f"{name}_ci95"] = mean_interval(right.mean(axis=1), self.options.seed)
                 row[f"{name}_per_cell"] = right.mean(axis=0).tolist()
             rows.append(row)
         return rows
+
+    def cautions(self, accuracy: list[dict[str, Any]]) -> list[str]:
+        """What the numbers can't bear: few grids, heads that are mostly wrong."""
+        lines = {}
+        for row in accuracy:
+            lines |= dict.fromkeys(caution_count(row["n"], "grids"))
+            heads = f"heads of {row['setting']} {row['scale']}×{row['scale']}"
+            lines |= dict.fromkeys(caution_accuracy(heads, row["accuracy"], len(self.runner.data.classes)))
+        return list(lines)
 
     def describe_settings(self) -> dict[str, Any]:
         """The settings that every grid command records."""

@@ -8,29 +8,34 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from backbones import TimmBackbone
-from checkpoints import load_model
 from core import LEAKING_FILLS, DeletionSpec, InputError, PatchGrid
-from core.checks import check_maps
+from core.checks import check_logits, check_maps
 from core.cli import run_command
-from core.keyed import make_keys
-from core.results import Score, atomic_directory, summarize_scores, write_per_image, write_summary
-from core.statistics import paired_tests
+from core.results import Score, summarize_scores, write_per_image, write_summary
+from core.statistics import compare_with_control, paired_tests
 from eval import plots
+from eval.domain import DomainRecord, evidence_of
 from eval.options import EvaluationOptions
-from eval.report import print_attributions, print_ranking
-from eval.runner import ImageBatch, Method, Runner, check_classes, make_methods
-from idsds import cell_sums, deleted_logits, domain_evidence, drops_of, incremental_deletion, rank_correlation
+from eval.report import CONTROL, TEST, caution_accuracy, caution_count, print_attributions, print_ranking
+from eval.runner import ImageBatch, Method, Runner, make_methods
+from idsds import cell_sums, drops_of, incremental_deletion, rank_correlation
 
 CONTROLS = ("random", "edge")
 DEFAULT = ("grad", "ixg", "ixg-sg", "ig", "ig-u", "gradcam", "occlusion")
+_STEPWISE = ("order", "steps", "reattribute")
+NO_EFFECT = {
+    "in-domain": _STEPWISE,
+    "single": (*_STEPWISE, "allow_out_of_domain"),
+    "incremental": ("baseline", "grid", "allow_out_of_domain"),
+}
+"""Protocol -> flags that belong to another one."""
 EXAMPLES = 6
 """How many images the sheet of examples shows."""
 
@@ -51,6 +56,8 @@ class IdsdsOptions(EvaluationOptions):
         list_attributions: print the registered attributions and stop.
     """
 
+    protocol_name: ClassVar[str] = "idsds"
+
     protocol: Literal["in-domain", "single", "incremental"] = "in-domain"
     baseline: str | None = None
     grid: list[int] | None = None
@@ -61,6 +68,15 @@ class IdsdsOptions(EvaluationOptions):
     reattribute: bool = False
     list_attributions: bool = False
     attributions: list[str] = field(default_factory=lambda: list(DEFAULT))
+
+    def check(self) -> None:
+        """Raise InputError for values that this protocol can't use, also for flags that belong to another one."""
+        super().check()
+        for name in NO_EFFECT[self.protocol]:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise InputError(f"--{name.replace('_', '-')} has no effect with --protocol {self.protocol}")
+        if self.steps < 1:
+            raise InputError(f"--steps must be at least 1, got {self.steps}")
 
     @property
     def metric(self) -> str:
@@ -95,45 +111,6 @@ def _grid(values: list[int] | None) -> PatchGrid | None:
     return PatchGrid(values[0], values[-1])
 
 
-class DomainRecord:
-    """Collects what the in-domain evidence is made of, for one model."""
-
-    def __init__(self, backbone: TimmBackbone, deletion: DeletionSpec, seed: int):
-        self.backbone, self.deletion, self.seed = backbone, deletion, seed
-        self.columns: dict[str, list[Tensor]] = {}
-
-    def add(self, batch: ImageBatch, whole: Tensor, deleted: Tensor) -> None:
-        """Keep predictions of a batch, and its features with and without one keyed cell."""
-        cells = self.deletion.sample_cells(self.seed, 0, batch.indices)
-        shown = self.deletion.delete(batch.images, cells, make_keys(self.seed, batch.indices))
-        with torch.no_grad():
-            features = [self.backbone.embed(images).float().cpu() for images in (batch.images, shown)]
-        row = {
-            "index": batch.indices.cpu(),
-            "label": batch.labels.cpu(),
-            "whole": whole.argmax(dim=1).cpu(),
-            "deleted": deleted.argmax(dim=2).cpu(),
-            "features": torch.stack(features, dim=1),
-        }
-        for name, value in row.items():
-            self.columns.setdefault(name, []).append(value)
-
-    def merged(self) -> dict[str, Tensor]:
-        """One tensor per column."""
-        return {name: torch.cat(pieces) for name, pieces in self.columns.items()}
-
-
-def _evidence(records: list[dict[str, Tensor]]) -> dict[str, Any]:
-    records = [record for record in records if record]
-    columns = {name: torch.cat([record[name] for record in records]) for name in records[0]}
-    order = columns["index"].argsort()
-    columns = {name: value[order] for name, value in columns.items()}
-    features = columns["features"]
-    return domain_evidence(
-        columns["whole"], columns["deleted"], columns["label"], features[:, 0], features[:, 1]
-    ).to_dict()
-
-
 class IdsdsEvaluation:
     """One run: every batch is deleted once, and all methods are scored against those drops."""
 
@@ -148,13 +125,15 @@ class IdsdsEvaluation:
         self.rows: list[pd.DataFrame] = []
         self.examples: list[dict[str, Any]] = []
         self.constant_drops = 0
-        self.record = DomainRecord(checkpoint.backbone, self.deletion, options.seed)
+        self.record = DomainRecord(checkpoint, self.deletion, options, self.runner.count)
+        self.other = self.runner.load_other(options.baseline) if options.baseline else None
         self.baseline: DomainRecord | None = None
-        if options.baseline:
-            baseline = load_model(options.baseline, input_size=checkpoint.backbone.input_size[0])
-            check_classes(baseline, self.runner.data)
-            self.runner.place(baseline.backbone)
-            self.baseline = DomainRecord(baseline.backbone, self.deletion, options.seed)
+        if self.other:
+            self.baseline = DomainRecord(self.other, self.deletion, options, self.runner.count)
+            try:
+                self.deletion.grid.check(*self.other.backbone.input_size)
+            except InputError as error:
+                raise InputError(f"--baseline {options.baseline} can't lose the same cells: {error}") from error
 
     def run(self) -> dict[str, Any] | None:
         """Score all batches; returns the summary on the first process, None on the others."""
@@ -164,6 +143,10 @@ class IdsdsEvaluation:
                     self.score_incremental(batch)
                 else:
                     self.score_single(batch)
+        if self.baseline:
+            for batch in self.runner.batches(checkpoint=self.other):
+                with self.runner.full_precision():
+                    self.baseline.add(batch, *self.baseline.logits(batch.images))
         cost = [(method.seconds, method.maps) for method in self.methods]
         baseline = self.baseline.merged() if self.baseline else {}
         own = (
@@ -178,19 +161,12 @@ class IdsdsEvaluation:
         gathered = self.runner.gather(own)
         return None if gathered is None else self.finish(gathered)
 
-    def _logits(self, backbone: TimmBackbone, images: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            whole = torch.cat([backbone(part) for part in images.split(self.options.chunk)])
-        deleted = deleted_logits(backbone, images, self.deletion.grid, self.deletion.fill, chunk=self.options.chunk)
-        return whole, deleted
-
     def score_single(self, batch: ImageBatch) -> None:
-        """Correlate every method's cell sums with the drops of each image."""
-        whole, deleted = self._logits(self.record.backbone, batch.images)
-        self.record.add(batch, whole, deleted)
-        if self.baseline:
-            self.baseline.add(batch, *self._logits(self.baseline.backbone, batch.images))
-        drops = drops_of(whole.float() if whole.dtype != torch.float64 else whole, deleted, batch.labels)
+        """Correlate every method's cell sums with the drops of each image, which are taken in full precision."""
+        with self.runner.full_precision():
+            whole, deleted = self.record.logits(batch.images)
+            self.record.add(batch, whole, deleted)
+        drops = drops_of(whole, deleted, batch.labels)
         usable = (drops != drops[:, :1]).any(dim=1)
         self.constant_drops += int((~usable).sum())
         size = (batch.images.shape[-2], batch.images.shape[-1])
@@ -201,15 +177,22 @@ class IdsdsEvaluation:
             self._keep_examples(method, batch, maps, sums, drops)
 
     def score_incremental(self, batch: ImageBatch) -> None:
-        """Mean probability over the steps of incremental deletion, per method."""
-        backbone = self.record.backbone
-        with torch.no_grad():
-            whole = torch.cat([backbone(part) for part in batch.images.split(self.options.chunk)])
+        """Mean probability over the steps of incremental deletion, per method; full precision, as the drops."""
+
+        def model(images: Tensor) -> Tensor:
+            with self.runner.full_precision(), torch.no_grad():
+                return check_logits(self.record.backbone(images), self.record.name)
+
+        whole = torch.cat([model(part) for part in batch.images.split(self.options.chunk)])
         for method in self.methods:
+
+            def explain(images: Tensor, targets: Tensor, method: Method = method) -> Tensor:
+                return self._explain(method, batch._replace(images=images, labels=targets))
+
             again = self.options.reattribute
-            source: Any = {"explain": method.explain} if again else {"maps": self._explain(method, batch)}
+            source: Any = {"explain": explain} if again else {"maps": explain(batch.images, batch.labels)}
             curve = incremental_deletion(
-                backbone,
+                model,
                 batch.images,
                 batch.labels,
                 **source,
@@ -284,14 +267,16 @@ class IdsdsEvaluation:
         table = pd.concat(parts).sort_values(["attribution", "layer", "index"], kind="stable")
         scores = self.scores(table, list(costs))
         single = self.options.protocol != "incremental"
-        evidence = {"model": _evidence(list(records))} if single else {}
+        evidence = {"model": evidence_of(list(records))} if single else {}
         if self.baseline and single:
-            evidence["baseline"] = {"name": self.options.baseline} | _evidence(list(baselines))
+            evidence["baseline"] = {"name": self.options.baseline} | evidence_of(list(baselines))
         model = self.runner.checkpoint.describe()
         if single:
             model |= {key: evidence["model"][key] for key in ("accuracy", "accuracy_deleted")}
-        names, p_values = paired_tests(self._columns(table, scores))
         options = self.options
+        columns = self._columns(table, scores)
+        names, p_values = paired_tests(columns)
+        compared = compare_with_control(CONTROL, columns, scores[0].higher_is_better)
         settings = {
             "protocol": options.protocol,
             "grid": [self.deletion.grid.rows, self.deletion.grid.cols],
@@ -300,23 +285,27 @@ class IdsdsEvaluation:
             "n_constant_drops": sum(constant),
             **self.runner.describe_settings(),
         }
+        cautions = caution_count(table["index"].nunique()) + caution_accuracy(
+            "the model", self._accuracy(table), len(self.runner.data.classes)
+        )
         if not single:
             settings |= {"order": options.order, "steps": options.steps, "reattribute": options.reattribute}
-        with atomic_directory(options.out, options.overwrite) as folder:
+        with options.result_folder() as folder:
             write_per_image(folder, table)
             summary = write_summary(
                 folder,
-                protocol="idsds",
+                protocol=options.protocol_name,
                 model=model,
                 data=self.runner.describe_data() | {"n_corrupt": sum(corrupt)},
                 settings=settings,
                 scores=scores,
-                tests={"test": "Wilcoxon signed-rank, Holm-corrected", "names": names, "p": p_values.tolist()},
+                tests={"test": TEST, "names": names, "p": p_values.tolist(), f"against_{CONTROL}": compared},
+                cautions=cautions,
                 evidence=evidence,
             )
             labels = plots.score_labels(scores)
             plots.ranking(folder / "plots" / "ranking.png", scores, labels, options.metric)
-            plots.distributions(folder / "plots" / "distribution.png", self._columns(table, scores), options.metric)
+            plots.distributions(folder / "plots" / "distribution.png", columns, options.metric)
             plots.test_matrix(folder / "plots" / "tests.png", names, p_values)
             if single:
                 plots.evidence(folder / "plots" / "evidence.png", evidence, self.deletion.grid)
@@ -325,6 +314,11 @@ class IdsdsEvaluation:
         print_ranking(summary)
         print(f"results: {options.out}/summary.json, per_image.parquet, plots/")
         return summary
+
+    def _accuracy(self, table: pd.DataFrame) -> float:
+        """Share of the scored images that the model classifies rightly."""
+        images = table.drop_duplicates("index")
+        return float((images["predicted"] == images["label"]).mean())
 
     def _columns(self, table: pd.DataFrame, scores: list[Score]) -> dict[str, np.ndarray]:
         """Per-image values of each method, best first, undefined ones as 0, in one order of images."""

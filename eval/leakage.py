@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from backbones import device_of
 from core import DeletionSpec, InputError
 from core.cli import run_command
 from core.keyed import make_keys
-from core.results import atomic_directory, write_per_image, write_summary
+from core.results import write_per_image, write_summary
 from data import Samples, normalize, open_data
 from difull import (
     Compositions,
@@ -50,6 +50,8 @@ class LeakageOptions(GridOptions):
         deletions: folder of a training run's record of deletions; MODEL/deletions by default, if there is one.
         mask_images: how many of the recorded samples are loaded again to test their brightness.
     """
+
+    protocol_name: ClassVar[str] = "leakage"
 
     setting: list[str] = field(default_factory=lambda: ["difull", "dipart"])
     fill: list[str] | None = None
@@ -168,11 +170,11 @@ def evaluate(options: LeakageOptions) -> int:
             for name, value in proof.numbers.items()
         ]
     )
-    with atomic_directory(options.out, options.overwrite) as folder:
+    with options.result_folder() as folder:
         write_per_image(folder, table)
         write_summary(
             folder,
-            protocol="leakage",
+            protocol=options.protocol_name,
             model=runner.checkpoint.describe(),
             data=runner.describe_data(),
             settings={"setting": options.setting, "scale": options.scale, **runner.describe_settings()},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,13 @@ from torch import Tensor
 from attribution.smoothing import smooth
 from core import InputError
 from core.cli import run_command
-from core.results import atomic_directory, write_per_image, write_summary
+from core.results import write_per_image, write_summary
 from core.statistics import spearman_rows
 from difull import localization_score
 from difull.figures import heat_map_figure, save_figure
 from eval.difull import DifullEvaluation, DifullOptions, draw, grid_scores, merge_rows, print_accuracy, score_matrix
 from eval.grids import Case, GridBatch, save_compositions
-from eval.report import format_table, number
+from eval.report import format_table, number, print_attributions, print_cautions
 from eval.runner import Method
 
 PUBLISHED_SIDE = 448
@@ -38,6 +38,8 @@ class MlattOptions(DifullOptions):
     Args:
         kernels: smoothing kernels K in pixels of a grid of 448 px, scaled to each map; 1 is none.
     """
+
+    protocol_name: ClassVar[str] = "mlatt"
 
     setting: list[str] = field(default_factory=lambda: ["gridpg", "difull", "dipart"])
     layers: list[str] | None = field(default_factory=lambda: ["input", "middle", "final"])
@@ -73,12 +75,13 @@ class MlattEvaluation(DifullEvaluation):
     def observe(self, case: Case, cell: int, method: Method, batch: GridBatch, predicted: Tensor, maps: Tensor) -> None:
         super().observe(case, cell, method, batch, predicted, maps)
         size = (maps.shape[-2], maps.shape[-1])
+        how = self.scoring(method, batch)
         scores: dict[int, np.ndarray] = {}  # small maps share a kernel
         for published in self.options.kernels:
             kernel = kernel_for(published, size)
             if kernel not in scores:
                 shown = maps if kernel == 1 else smooth(maps, kernel)
-                scores[kernel] = localization_score(shown, cell, case.scale).cpu().numpy()
+                scores[kernel] = localization_score(shown, cell, case.scale, **how).cpu().numpy()
             self.smoothed.append(
                 pd.DataFrame(
                     {
@@ -105,23 +108,26 @@ class MlattEvaluation(DifullEvaluation):
         smoothed = pd.concat([part for rank in kept for part in rank[1]]).sort_values(keys).reset_index(drop=True)
         scores = grid_scores(table, self.cases, options.seed)
         correlations = correlate(smoothed, options.seed)
-        with atomic_directory(options.out, options.overwrite) as folder:
+        accuracy = self.accuracy()
+        with options.result_folder() as folder:
             save_compositions(folder, self.compositions)
             write_per_image(folder, table)
             smoothed.to_parquet(folder / "smoothing.parquet")
             summary = write_summary(
                 folder,
-                protocol="mlatt",
+                protocol=options.protocol_name,
                 model=self.runner.checkpoint.describe(),
                 data=self.runner.describe_data(),
-                settings=self.describe_settings() | {"kernels": options.kernels},
+                settings=self.describe_settings() | {"kernels": options.kernels, "scoring": options.scoring},
                 scores=scores,  # type: ignore[arg-type]
-                accuracy=self.accuracy(),
+                accuracy=accuracy,
+                cautions=self.cautions(accuracy),
                 correlations=correlations,
             )
             draw(folder / "plots", table, scores, self.cases)
             draw_correlations(folder / "plots", correlations, self.cases)
         print_accuracy(summary["accuracy"])
+        print_cautions(summary)
         values, methods, columns = score_matrix(scores, "localization")
         rows = [(name, *(number(value, 2) for value in row)) for name, row in zip(methods, values, strict=True)]
         print(format_table(("localisation", *(f"{setting} {layer}" for setting, layer in columns)), rows))
@@ -200,6 +206,9 @@ def print_correlations(correlations: list[dict[str, Any]]) -> None:
 
 def evaluate(options: MlattOptions) -> dict[str, Any] | None:
     """Run the comparison and write its results; returns the summary (None on other processes)."""
+    if options.list_attributions:
+        print_attributions()
+        return None
     return MlattEvaluation(options).run()
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from core.errors import InputError
+from core.results import atomic_directory, check_out
 
-Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "tf32"]
+INPUTS = ("model", "baseline", "choose_with", "compositions", "deletions")
+"""Flags, of any evaluation, that name what is read: `--out` must keep clear of it, as of the data's folder."""
 
 
 @dataclass(kw_only=True)
@@ -33,11 +37,14 @@ class EvaluationOptions:
         accelerator: auto, cpu, cuda, ...
         devices: how many devices per node.
         num_nodes: how many nodes.
-        precision: 32-true, 64-true, bf16-mixed or 16-mixed.
+        precision: 32-true (IEEE), 64-true, tf32, bf16-mixed or 16-mixed; drops are taken in 32 bits at least.
         workers: loader processes.
         seed: keys everything random.
         skip_corrupt: count corrupt images and go on.
     """
+
+    protocol_name: ClassVar[str] = ""
+    """What `summary.json` calls the protocol: `--overwrite` replaces a run of the same, and nothing else."""
 
     model: str = ""
     data: str = "digits"
@@ -60,6 +67,21 @@ class EvaluationOptions:
     workers: int = 0
     seed: int = 0
     skip_corrupt: bool = False
+
+    @property
+    def inputs(self) -> list[str]:
+        """What is read, as the flags have it."""
+        given = [getattr(self, name, None) for name in INPUTS]
+        flat = [item for value in given for item in (value if isinstance(value, list) else [value])]
+        return [str(item) for item in (*flat, self.data.partition(":")[2]) if item]
+
+    def check_out(self) -> None:
+        """Raise InputError unless the results may go to `--out`."""
+        check_out(self.out, self.overwrite, kind=self.protocol_name, inputs=self.inputs)
+
+    def result_folder(self) -> AbstractContextManager[Path]:
+        """A folder that takes the place of `--out` once it is complete."""
+        return atomic_directory(self.out, self.overwrite, kind=self.protocol_name, inputs=self.inputs)
 
     def check(self) -> None:
         """Raise InputError for values that no evaluation can use."""

@@ -10,6 +10,9 @@ from attribution import describe_attributions
 
 CONTROL = "edge"
 """The control that never sees the model: a method not above it explains no more than contours do."""
+TEST = "Wilcoxon signed-rank (zeros after Pratt), Holm-corrected"
+FEW = 20
+"""Fewer images than that bear no comparison: 10 methods, Holm-corrected, need differences of a standard deviation."""
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str | None = None) -> str:
@@ -44,14 +47,27 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def below_control(score: dict[str, Any], scores: Sequence[dict[str, Any]]) -> bool:
-    """Whether a method's interval does not lie above the control's (or below it, if low is good)."""
-    control = next((other for other in scores if other["attribution"] == CONTROL and other["layer"] == "input"), None)
-    if control is None or score["attribution"] in (CONTROL, "random"):
-        return False
-    if score["higher_is_better"]:
-        return not score["ci95"][0] > control["ci95"][1]
-    return not score["ci95"][1] < control["ci95"][0]
+def caution_count(count: int, what: str = "images") -> list[str]:
+    """A line, if the scores rest on few images."""
+    if count >= FEW:
+        return []
+    return [f"{count} {what}: too few to tell methods apart, or to trust an interval (at least {FEW})"]
+
+
+def caution_accuracy(who: str, accuracy: float, classes: int) -> list[str]:
+    """A line, if a model is nearer to chance than to certainty: what it attends to is not what decides the class."""
+    if not accuracy < (1 + 1 / classes) / 2:
+        return []
+    return [
+        f"{who}: accuracy {accuracy:.2f} (chance {1 / classes:.2g}); the scores describe maps of mostly wrong answers, "
+        "and can't rank methods for a model that works"
+    ]
+
+
+def not_above_control(label: str, tests: dict[str, Any]) -> bool:
+    """Whether the paired test doesn't show a method above the control, which never saw the model."""
+    found = tests[f"against_{CONTROL}"].get(label)
+    return found is not None and label != "random" and not found["above"]
 
 
 def print_ranking(summary: dict[str, Any]) -> None:
@@ -78,7 +94,7 @@ def print_ranking(summary: dict[str, Any]) -> None:
                 str(score["n_undefined"]),
                 number(per_image, 2),
                 passes,
-                "not above edge" if below_control(score, scores) else "",
+                f"not above {CONTROL}" if not_above_control(score_label(score), summary["tests"]) else "",
             )
         )
     header = ("attribution", "layer", "mean", "95% interval", "defined", "n", "undefined", "ms/image", "passes", "")
@@ -90,7 +106,19 @@ def print_ranking(summary: dict[str, Any]) -> None:
         notes.append(f"{summary['data']['n_corrupt']} corrupt images skipped")
     if notes:
         print("; ".join(notes))
+    print_cautions(summary)
     print_evidence(summary.get("evidence", {}))
+
+
+def score_label(score: dict[str, Any]) -> str:
+    """What tests and plots call a method: with its layer, unless that is the input."""
+    return score["attribution"] if score["layer"] == "input" else f"{score['attribution']}@{score['layer']}"
+
+
+def print_cautions(summary: dict[str, Any]) -> None:
+    """What the numbers can't bear, a line each."""
+    for line in summary["cautions"]:
+        print(f"caution: {line}")
 
 
 def print_evidence(evidence: dict[str, dict[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from attribution import AttributionSpec, create_attribution, expand_attributions
 from attribution.spec import parameters_of
 from checkpoints import Checkpoint, load_model, load_segmenter
 from core.errors import InputError
-from core.results import check_out
+from core.precision import use_precision
 from data import (
     IndexedData,
     KeyedBatches,
@@ -92,17 +92,10 @@ class Runner:
     def start(cls, options: EvaluationOptions, task: Task = CLASSIFICATION) -> Runner:
         """Check the options, load model and data, start the processes."""
         options.check()
-        check_out(options.out, options.overwrite)
-        folder = Path(options.model).is_dir()
-        size = options.input_size or (64 if options.data.partition(":")[0] == "digits" and not folder else None)
+        options.check_out()
         classes = len(task.open_data(options.data, options.split).classes)
-        checkpoint = task.load_model(
-            options.model,
-            arch=options.arch,
-            num_classes=None if options.pretrained else classes,
-            pretrained=options.pretrained,
-            input_size=size,
-            model_args=options.model_args,
+        checkpoint = load_named(
+            options.model, options, task, classes, input_size=options.input_size, model_args=options.model_args
         )
         data = task.open_data(options.data, options.split, size=checkpoint.backbone.input_size[0], seed=options.seed)
         check_classes(checkpoint, data)
@@ -112,7 +105,7 @@ class Runner:
             devices=options.devices,
             num_nodes=options.num_nodes,
             strategy="ddp" if several else "auto",
-            precision=options.precision,
+            precision=use_precision(options.precision),  # type: ignore[arg-type]
         )
         fabric.launch()
         runner = cls(options, checkpoint, data, fabric, task)
@@ -126,15 +119,25 @@ class Runner:
         if self.options.precision == "64-true":
             model.double()
 
+    def load_other(self, text: str) -> Checkpoint[Any]:
+        """Another model to look at the same images, each as its own `data_config` says; ready to run."""
+        size = None if _brings_its_size(text) else self.options.input_size
+        other = load_named(text, self.options, self.task, len(self.data.classes), input_size=size)
+        check_classes(other, self.data)
+        self.place(other.backbone)
+        return other
+
     @property
     def count(self) -> int:
         """How many images are evaluated, before corrupt ones are taken out."""
         return min(len(self.data), self.options.limit or len(self.data))
 
     def samples(self, checkpoint: Checkpoint[Any] | None = None) -> KeyedSamples:
-        """The data's images, sized for the model (or for another one)."""
-        config = (checkpoint or self.checkpoint).backbone.data_config
-        return self.task.samples(self.data, config, training=False, skip_corrupt=self.options.skip_corrupt)
+        """The data's images, sized for the model (or for another one: rendered data is rendered anew)."""
+        backbone, options, data = (checkpoint or self.checkpoint).backbone, self.options, self.data
+        if backbone.input_size != self.checkpoint.backbone.input_size:
+            data = self.task.open_data(options.data, options.split, size=backbone.input_size[0], seed=options.seed)
+        return self.task.samples(data, backbone.data_config, training=False, skip_corrupt=options.skip_corrupt)
 
     def batches(
         self,
@@ -165,6 +168,12 @@ class Runner:
     def autocast(self) -> AbstractContextManager[Any]:
         """The chosen precision."""
         return self.fabric.autocast()
+
+    @contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """Float32 at least, whatever `--precision` says: what is subtracted, in half precision, ties."""
+        with self.autocast(), torch.autocast(self.fabric.device.type, enabled=False):
+            yield
 
     @contextmanager
     def timed(self, method: Method, maps: int) -> Iterator[None]:
@@ -216,6 +225,29 @@ class Runner:
             "device": self.fabric.device.type,
             "processes": self.fabric.world_size,
         }
+
+
+def _brings_its_size(text: str) -> bool:
+    return Path(text).expanduser().is_dir() or text.startswith("hf-hub:")
+
+
+def load_named(
+    text: str, options: EvaluationOptions, task: Task, classes: int, *, input_size: int | None, **own: Any
+) -> Checkpoint[Any]:
+    """Load what `--model`, or a flag like it, names; untrained weights are drawn by the seed.
+
+    A `timm:NAME` gets as many classes as the data, unless it is pretrained, and 64 px for digits.
+    """
+    digits = options.data.partition(":")[0] == "digits" and not _brings_its_size(text)
+    torch.manual_seed(options.seed)
+    return task.load_model(
+        text,
+        arch=options.arch,
+        num_classes=None if options.pretrained else classes,
+        pretrained=options.pretrained,
+        input_size=input_size or (64 if digits else None),
+        **own,
+    )
 
 
 def check_classes(checkpoint: Checkpoint[Any], data: IndexedData) -> None:

@@ -1,6 +1,6 @@
 """IDSDS: the in-domain single-deletion score (Hesse, Schaub-Meyer, Roth, NeurIPS 2024)."""
 
-from idsds.evidence import DomainEvidence, domain_evidence
+from idsds.evidence import DomainEvidence, domain_evidence, probe_images
 from idsds.functional import cell_sums, deleted_logits, drops_of, incremental_deletion, output_drops, rank_correlation
 from idsds.metric import InDomainSingleDeletion
 
@@ -13,5 +13,6 @@ __all__ = [
     "drops_of",
     "incremental_deletion",
     "output_drops",
+    "probe_images",
     "rank_correlation",
 ]

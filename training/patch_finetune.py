@@ -89,8 +89,8 @@ def finetune(
         accelerator: as in Lightning.
         devices: how many devices per node, or auto.
         num_nodes: how many nodes.
-        strategy: as in Lightning: auto, ddp, fsdp, ...
-        precision: 32-true, bf16-mixed, 16-mixed, ...
+        strategy: auto, or ddp for several processes.
+        precision: 32-true (IEEE), tf32, bf16-mixed or 16-mixed.
         workers: loader processes; 0 for digits, else 8.
         seed: keys every random choice.
         resume: go on from the last epoch of the run in --out.

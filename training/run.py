@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from core import InputError, PatchGrid
+from core.precision import use_precision
 from core.results import check_out, environment, write_json
 from data import IndexedData
 from training.module import DeletionFineTuner, KeyedData
@@ -119,7 +120,7 @@ def _make_trainer(out: Path, module: DeletionFineTuner, hardware: Hardware) -> L
     last = ModelCheckpoint(filename="last", **folder)
     return L.Trainer(
         max_epochs=module.recipe.epochs,
-        **hardware._asdict(),
+        **hardware._replace(precision=use_precision(hardware.precision))._asdict(),
         logger=[CSVLogger(out, "logs"), TensorBoardLogger(out, "logs")],
         callbacks=[best, last, TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 0)],
         use_distributed_sampler=False,

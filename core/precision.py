@@ -1,0 +1,27 @@
+"""How exactly float32 is computed: IEEE everywhere, unless TF32 is asked for."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+TF32 = "tf32"
+
+
+def use_precision(precision: str) -> str:
+    """Make NVIDIA's convolutions and matrix products IEEE float32, or TF32 for `tf32`; returns Lightning's name.
+
+    torch computes convolutions in TF32 (10 bits of mantissa) unless told otherwise, which moves logits
+    by 1e-3 and swaps small drops. The setting is the process's, and holds for what remains in float32
+    under mixed precision too.
+    """
+    fast = precision == TF32
+    with warnings.catch_warnings():
+        # torch has an older and a newer setting and refuses to read the older one where they disagree.
+        warnings.simplefilter("ignore")
+        torch.backends.cudnn.allow_tf32 = fast
+        torch.backends.cuda.matmul.allow_tf32 = fast
+    for backend in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul):
+        backend.fp32_precision = "tf32" if fast else "ieee"
+    return "32-true" if fast else precision
