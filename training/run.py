@@ -7,7 +7,8 @@ import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +64,7 @@ def check_data(text: str, train: IndexedData, val: IndexedData, recipe: Recipe) 
 
 @rank_zero_only
 def prepare_out(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that isn't ours to write; on `--resume`, one whose settings differ."""
+    """Refuse a folder that isn't ours to write; on `--resume`, one whose settings differ. Nothing is changed yet."""
     recorded = out / SETTINGS
     ours = recorded.is_file()
     if resume and ours:
@@ -78,10 +79,36 @@ def prepare_out(out: Path, settings: dict[str, Any], resume: bool, overwrite: bo
         raise InputError(f"--resume: {out} holds no training run")
     elif ours and not overwrite:
         raise InputError(f"--out {out} already holds a training run; pass --resume, --overwrite, or another folder")
-    elif ours:
-        shutil.rmtree(out)
     else:
-        check_out(out)
+        check_out(out, overwrite, kind="training", inputs=[settings["model"], settings["data"]])
+
+
+@contextmanager
+def _replacing(out: Path, resume: bool) -> Iterator[None]:
+    """Put the run in `out` aside, and remove it once the block has ended well.
+
+    A block that fails before its first epoch puts it back; one that fails later leaves it aside, beside
+    what there is of the new run, and says where.
+    """
+    aside = out.resolve().with_name(f".{out.resolve().name}.replaced")
+    if not resume and (out / SETTINGS).is_file():
+        if not aside.exists():
+            out.rename(aside)
+        elif (out / "training.json").is_file():
+            shutil.rmtree(aside)
+            out.rename(aside)
+        else:  # what a replacement left that was killed; the run that it was to replace is still aside
+            shutil.rmtree(out)
+    try:
+        yield
+    except BaseException:
+        if aside.exists() and not (out / "lightning" / "last.ckpt").exists():
+            shutil.rmtree(out, ignore_errors=True)
+            aside.rename(out)
+        elif aside.exists():
+            print(f"the run that {out} held before is in {aside}", file=sys.stderr)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def fit_and_export(
@@ -96,14 +123,16 @@ def fit_and_export(
 ) -> None:
     """Train, from the last epoch if there is one, and write the checkpoint folder with `save`."""
     trainer = _make_trainer(out, module, hardware)
-    if trainer.is_global_zero:
-        write_json(out / SETTINGS, settings)
     last = out / "lightning" / "last.ckpt"
-    trainer.fit(module, batches, ckpt_path=last if resume and last.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    if trainer.is_global_zero:
-        _export(out, module, batches, settings, parent, save)
+    with _replacing(out, resume) if trainer.is_global_zero else nullcontext():
+        if trainer.is_global_zero:
+            write_json(out / SETTINGS, settings)
+        try:
+            trainer.fit(module, batches, ckpt_path=last if resume and last.exists() else None, weights_only=True)
+        except SystemExit as error:  # what Lightning makes of Ctrl-C
+            raise (KeyboardInterrupt if trainer.interrupted else error) from error
+        if trainer.is_global_zero:
+            _export(out, module, batches, settings, parent, save)
 
 
 def _make_trainer(out: Path, module: DeletionFineTuner, hardware: Hardware) -> L.Trainer:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,3 +146,72 @@ def test_class_counts_must_match(trained, tmp_path, capsys):
             Image.new("RGB", (70, 80)).save(tmp_path / split / kind / "x.png")
     assert train("--out", tmp_path / "run", "--model", trained, "--data", f"imagefolder:{tmp_path}") == 2
     assert "has 10 classes" in capsys.readouterr().err
+
+
+def folders(root):
+    """Every file below a folder with its content."""
+    return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def finished(trained, tmp_path):
+    """A copy of the finished run, to be put at risk."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "imagefolder:nowhere"], "no folder nowhere"),
+        (["--model", "resnett18"], "did you mean"),
+        (["--grid", "5"], "5×5 grid does not divide 64×64"),
+        (["--devices", "3"], "must be a multiple of 3 devices"),
+        (["--lr", "1e30"], "training diverged in epoch 0"),
+        (["--model", "RUN"], "RUN is RUN, which is read"),
+        (["--model", "RUN/last"], "RUN is above RUN/last, which is read"),
+    ],
+)
+def test_overwriting_loses_nothing_when_it_fails(finished, capsys, arguments, message):
+    before = folders(finished.parent)
+    arguments = [argument.replace("RUN", str(finished)) for argument in arguments]
+    assert train("--out", finished, *TINY, "--overwrite", *arguments) == 2
+    assert message.replace("RUN", str(finished)) in capsys.readouterr().err
+    assert folders(finished.parent) == before
+
+
+def test_overwriting_keeps_what_no_run_wrote(finished, capsys):
+    (finished / "notes.txt").write_text("mine")
+    before = folders(finished)
+    assert train("--out", finished, *TINY, "--overwrite") == 2
+    assert "holds notes.txt, which no run wrote" in capsys.readouterr().err
+    assert folders(finished) == before
+
+
+def test_overwriting_replaces_a_run_once_the_new_one_is_there(finished, trained):
+    assert train("--out", finished, *TINY, "--epochs", "1", "--seed", "1", "--overwrite") == 0
+    assert weights(finished) != weights(trained)
+    assert not (finished / "deletions" / "epoch001-rank0.parquet").exists()
+    assert [path.name for path in finished.parent.iterdir()] == ["run"]
+
+
+def test_a_killed_replacement_leaves_the_run_it_was_to_replace(finished, trained, monkeypatch, capsys):
+    """Killed after its first epoch: the old run is aside and the new one can be resumed or begun again."""
+    from training.module import PatchFineTuner
+
+    whole = PatchFineTuner.on_train_epoch_start
+
+    def killed(self):
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        whole(self)
+
+    monkeypatch.setattr(PatchFineTuner, "on_train_epoch_start", killed)
+    aside = finished.parent / ".run.replaced"
+    for _ in range(2):
+        assert train("--out", finished, *TINY, "--seed", "1", "--overwrite") == 130
+        assert f"the run that {finished} held before is in {aside}" in capsys.readouterr().err
+        assert weights(aside) == weights(trained)
+    monkeypatch.undo()
+    assert train("--out", finished, *TINY, "--seed", "1", "--resume") == 0
+    assert not aside.exists()
+    assert (finished / "model.safetensors").exists()
