@@ -16,8 +16,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
+from timm.layers.attention import Attention as SelfAttention
 from timm.layers.mlp import Mlp
-from timm.models.vision_transformer import Attention as SelfAttention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 

@@ -92,6 +92,8 @@ class RISE(Attribution):
             6 and in both benchmarks.
         far_end: whether masks shift by 0 … one whole cell, as the paper has it; without the far end in the
             paper's code, which both benchmarks use.
+        mirror: whether the outer half of a mask's border cells mirrors the inner half, as skimage's `resize` has
+            it in that code; otherwise it repeats the cell's own value.
     """
 
     needs = "forward passes"
@@ -108,6 +110,7 @@ class RISE(Attribution):
         softmax: bool = True,
         divide: str = "coverage",
         far_end: bool = True,
+        mirror: bool = False,
         seed: int = 0,
         **common: Any,
     ):
@@ -120,7 +123,7 @@ class RISE(Attribution):
             )
         self.masks, self.cells, self.probability = masks, cells, probability
         self.baseline, self.softmax, self.seed = baseline, softmax, seed
-        self.divide, self.far_end = divide, far_end
+        self.divide, self.far_end, self.mirror = divide, far_end, mirror
 
     def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
         height, width = self.split.to_map(activations[:1]).shape[-2:]
@@ -163,7 +166,7 @@ class RISE(Attribution):
         for axis, side in ((1, height), (2, width)):
             cell = math.ceil(side / self.cells)
             start = (shifts[:, axis - 1] * (cell + self.far_end)).long()
-            grids = interpolate_axis(grids, start, side, (self.cells + 1) * cell, axis)
+            grids = interpolate_axis(grids, start, side, (self.cells + 1) * cell, axis, self.mirror)
         return grids.unsqueeze(1)
 
     @property
@@ -171,14 +174,18 @@ class RISE(Attribution):
         return Passes(self.masks, 0)
 
 
-def interpolate_axis(grids: Tensor, start: Tensor, side: int, full: int, axis: int) -> Tensor:
+def interpolate_axis(grids: Tensor, start: Tensor, side: int, full: int, axis: int, mirror: bool = False) -> Tensor:
     """`side` values from `start` (n,) on, of an axis that is brought to `full` values by linear interpolation.
 
-    Positions are those of `interpolate(..., align_corners=False)`, of which only the cut is computed.
+    Positions are those of `interpolate(..., align_corners=False)`, of which only the cut is computed; with
+    `mirror`, those beyond the outer cells' centres are mirrored there.
     """
     cells = grids.shape[axis]
     wanted = start[:, None] + torch.arange(side, device=grids.device)
-    position = ((wanted + 0.5) * (cells / full) - 0.5).clamp(0, cells - 1)
+    position = (wanted + 0.5) * (cells / full) - 0.5
+    if mirror:
+        position = (cells - 1) - ((cells - 1) - position.abs()).abs()
+    position = position.clamp(0, cells - 1)
     low = position.floor().long()
     shape = [len(grids), 1, 1]
     shape[axis] = side

@@ -27,7 +27,10 @@ class Setup:
 
 
 _NOISY: dict[str, Any] = {"samples": 4, "noise": 1.0}
-_RISE: dict[str, Any] = {"masks": 1000, "probability": 0.1, "softmax": True, "divide": "expectation", "far_end": False}
+_RISE: dict[str, Any] = {
+    **{"masks": 1000, "probability": 0.1, "softmax": True},
+    **{"divide": "expectation", "far_end": False, "mirror": True},
+}
 _CAM = Setup({"relu": True}, layer="pool")
 
 PUBLISHED: dict[str, dict[str, Setup]] = {

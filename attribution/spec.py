@@ -4,8 +4,8 @@
 
 `ig(steps=20)`, `ig|abs`, `ixg+smooth(65)`, `gradcam@middle`, `ixg|abs+smooth(9)@final`. Modifiers
 apply from left to right to the channel-summed map. Every NAME takes `published=idsds` or `published=difull`
-besides its parameters, which win over it (see `attribution.published`). NAME is a registered one, or a file's function as
-`path/to/file.py:function` (see `attribution.plugins`).
+besides its parameters, which win over it (see `attribution.published`). NAME is a registered one, or a
+file's function as `path/to/file.py:function` (see `attribution.plugins`).
 """
 
 from __future__ import annotations
