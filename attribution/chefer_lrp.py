@@ -132,8 +132,7 @@ class CheferLRP(AttentionRelevance):
 
     R ← (1 + Ā) R with Ā = mean over heads of (∇A ⊙ relevance of A)⁺, the relevance starting at 1 for the target.
     The rule for skip connections divides by sums of signed tokens, which cross 0: it is ill-conditioned, so that
-    maps in single precision differ from those in double precision by percents, and by those in half precision
-    altogether.
+    maps in single and double precision can differ by percents. Under autocast it runs in single precision.
 
     Args:
         start: the first block that counts, from 0; 1 as published.
@@ -171,11 +170,12 @@ class CheferLRP(AttentionRelevance):
             self.check(attention, images)
             maps.append(attention)
 
-        with torch.enable_grad(), _all_recorded(transformer, kept, ends):
+        exactly = torch.autocast(images.device.type, enabled=False)
+        with torch.enable_grad(), exactly, _all_recorded(transformer, kept, ends):
             with watched_attention(transformer, visit):
                 logits = self.split.rest(images.detach().requires_grad_(True))
             gradients = torch.autograd.grad(select_logits(logits, targets).sum(), maps)
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        with torch.no_grad(), exactly:
             wanted = nn.functional.one_hot(targets, logits.shape[1]).to(ends["pooled"].dtype)
             relevance = self.pooled_relevance(
                 ends["last"], linear_rule(ends["pooled"], exact(transformer.head.weight), wanted)
