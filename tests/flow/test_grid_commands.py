@@ -153,9 +153,16 @@ def test_images_are_chosen_by_confidence(checkpoint, tmp_path, monkeypatch, caps
     assert "40 of 80" in capsys.readouterr().err
 
 
-def test_one_use_grids_and_presets_are_taken_and_recorded(checkpoint, files, scored, tmp_path, capsys):
+def test_one_use_grids_and_presets_are_taken_and_recorded(checkpoint, scored, tmp_path, monkeypatch, capsys):
+    def certain(runner, model):
+        labels = torch.from_numpy(eval.grids.data_labels(runner.data)[: runner.count])
+        return torch.nn.functional.one_hot(labels, 10).float(), torch.arange(len(labels))
+
+    monkeypatch.setattr(eval.grids, "confidences", certain)
     arguments = ["--model", checkpoint, "--attributions", "ig", "--layers", "final", "--batch-size", "16"]
-    chosen = ["--one-use", "--confidence", "0", "--grids", "6", "--setting", "difull", "gridpg"]
+    chosen = ["--one-use", "--limit", "40", "--grids", "6", "--setting", "difull", "gridpg"]
+    assert run("difull", *arguments, *chosen[:3], "--grids", "11", "--out", tmp_path / "many") == 2
+    assert "without a common image: 40 of 40" in capsys.readouterr().err
     assert run("difull", *arguments, *chosen, "--published", "difull", "--out", tmp_path / "run") == 0
     settings = summary_of(tmp_path / "run")["settings"]
     assert (settings["one_use"], settings["published"]) == (True, "difull")
