@@ -124,8 +124,9 @@ class SmoothGradCAMPlusPlus(CAM):
             gradients = self.map_gradients(noisy, targets[image])
             for power, total in enumerate(powers, 1):
                 total.index_add_(0, image, gradients**power / self.samples)
-            final = sample == self.samples - 1
-            last[image[final]] = gradients[final].to(last.dtype)
+            if self.variant == "torchcam":
+                final = sample == self.samples - 1
+                last[image[final]] = gradients[final].to(last.dtype)
         first, second, third = powers
         if self.variant == "torchcam":
             below = 2 * second + (third * maps).sum(dim=(2, 3), keepdim=True) + 1e-8

@@ -161,7 +161,8 @@ class CheferLRP(AttentionRelevance):
 
     def relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         """R − 1 after the last block; holds the activations of one sub-batch."""
-        transformer, maps = self.transformer, cast(list[Tensor], [])
+        transformer = self.transformer
+        maps: list[Tensor] = []
         blocks = list(transformer.blocks)
         kept: list[dict[str, Tensor]] = [{} for _ in blocks]
         ends: dict[str, Tensor] = {}

@@ -163,7 +163,7 @@ def create_attribution(
     merged = spec.parameters | parameters
     _check_parameters(spec.name, merged)
     setup = published_setup(merged.pop("published", None), spec.name)
-    layer = layer or spec.layer or (setup.layer if setup.layer in _taps(model) else None)
+    layer = layer or spec.layer or (setup.layer if setup.layer and setup.layer in _taps(model) else None)
     preset = setup.parameters | (setup.inside if layer not in (None, "input") else {})
     settings = {} if cell is None else {"cell": cell}
     explain = attribution_factory(spec.name)(model, layer, **settings, **preset | merged)
