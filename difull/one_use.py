@@ -9,7 +9,7 @@ from torch import Tensor
 from core.keyed import keyed_uniform, make_keys
 
 TRIES = 20
-"""Draws of one grid that may leave too few images for the rest, before the fullest classes are taken."""
+"""Draws of one grid that may leave too few images for the rest, before one is planned."""
 
 
 def count_one_use(sizes: NDArray[np.int64], cells: int, kind: str) -> int:
@@ -57,7 +57,7 @@ def draw_one_use(
             if chosen is not None and allows(_without(sizes, chosen), cells, kind, count - grid - 1):
                 break
         else:
-            chosen = _fullest(sizes, cells, kind, count - grid - 1)
+            chosen = _planned(sizes, cells, kind, count - grid)
         grids.append(tuple(left[number].pop() for number in chosen))
     return grids
 
@@ -80,13 +80,30 @@ def _draw_classes(sizes: NDArray[np.int64], cells: int, kind: str, key: Tensor) 
     return [corner, *[number for number in ranked if number != corner][: cells - 2], corner]
 
 
-def _fullest(sizes: NDArray[np.int64], cells: int, kind: str, remaining: int) -> list[int]:
-    """The class of each cell, the fullest ones, so that the remaining grids stay possible."""
-    ranked = [int(number) for number in np.argsort(-sizes, kind="stable") if sizes[number]]
+def _planned(sizes: NDArray[np.int64], cells: int, kind: str, count: int) -> list[int]:
+    """The class of each cell of a grid after which the others of `count` stay possible.
+
+    For corners, from a plan of how often each class is a corner and how often it stands alone: by the colouring
+    of `allows` there is a grid that has all the classes which the plan needs in every grid.
+    """
     if kind == "distinct":
-        return ranked[:cells]
-    grids = ([c, *[number for number in ranked if number != c][: cells - 2], c] for c in ranked if sizes[c] > 1)
-    return next(grid for grid in grids if allows(_without(sizes, grid), cells, kind, remaining))
+        return np.argsort(-sizes, kind="stable")[:cells].tolist()
+    pairs = np.minimum(sizes // 2, count)
+    corners = _take(np.minimum(np.maximum(sizes - count, 0), pairs), count)
+    corners = corners + _take(pairs - corners, count - int(corners.sum()))
+    alone = _take(np.minimum(sizes - 2 * corners, count - corners), count * (cells - 2))
+    needed = corners + alone == count
+    ranked = [int(number) for number in np.argsort(~needed, kind="stable") if alone[number]]
+    for corner in np.flatnonzero(corners).tolist():
+        others = [number for number in ranked if number != corner][: cells - 2]
+        if len(others) == cells - 2 and needed.sum() == needed[[corner, *others]].sum():
+            return [corner, *others, corner]
+    raise ValueError(f"{count} grids of {cells} cells are not possible with classes of {sizes.tolist()} images")
+
+
+def _take(limits: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """`total` units, from the first classes on, each within its limit."""
+    return np.clip(total - (np.cumsum(limits) - limits), 0, limits)
 
 
 def _without(sizes: NDArray[np.int64], chosen: list[int]) -> NDArray[np.int64]:

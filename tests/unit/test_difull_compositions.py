@@ -86,6 +86,23 @@ def test_grids_without_a_common_image_are_counted_exactly_and_all_found(kind):
 
 
 @pytest.mark.parametrize("kind", ["distinct", "corners"])
+def test_as_many_one_use_grids_as_possible_are_found_without_luck(kind, monkeypatch):
+    monkeypatch.setattr("difull.one_use.TRIES", 0)  # every grid is planned, as where draws leave too few images
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        scale = int(generator.choice([2, 3]))
+        sizes = generator.integers(0, 12, size=generator.integers(scale**2 - 1, 16))
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        possible = count_possible(labels, scale, kind, reuse=False)
+        if possible:
+            made = make_compositions(labels, np.arange(len(labels)), scale, possible, kind, reuse=False)
+            assert made.one_use
+            assert len(made) == possible
+            for classes in made.labels:
+                assert len(set(classes)) == scale**2 - (kind == "corners")
+
+
+@pytest.mark.parametrize("kind", ["distinct", "corners"])
 @pytest.mark.parametrize("scale", [2, 3])
 def test_one_use_grids_are_of_their_kind_and_draw_classes_evenly(kind, scale):
     labels = np.repeat(np.arange(20), 30)
