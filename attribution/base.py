@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from backbones import as_explainable
+from backbones import Split, as_explainable
 from core.checks import check_images, check_targets
 from core.errors import InputError
 from core.registry import Registry
+
+OUTPUTS = ("logit", "probability")
 
 
 class Passes(NamedTuple):
@@ -32,22 +34,39 @@ class Attribution(ABC):
         layer: where to explain; the method's own default if None.
         cell: which cell's head to explain, for a grid setting.
         chunk: the most images that one forward or backward pass takes; bounds the memory.
+        output: what is explained of the target, its `logit` (before the softmax) or its `probability` (after
+            it), among the logits that compete; Hesse et al. 2024 compare the two in their design study.
     """
 
     default_layer: ClassVar[str] = "input"
     needs: ClassVar[str] = "gradients"
     """What the method asks of the model, as `--list-attributions` shows it."""
+    logits_only: ClassVar[bool] = False
+    """Whether its rules end at the logit, so that a probability can't be explained."""
     from_images: ClassVar[bool] = False
     """Whether its passes start at the images, even if it explains a later layer."""
     passes_in_words: ClassVar[tuple[str, str] | None] = None
     """Forward and backward passes as text, for a method whose `passes` depend on the size of a layer."""
 
-    def __init__(self, model: nn.Module, layer: str | None = None, *, cell: int | None = None, chunk: int = 256):
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str | None = None,
+        *,
+        cell: int | None = None,
+        chunk: int = 256,
+        output: str = "logit",
+    ):
         if chunk < 1:
             raise InputError(f"chunk must be at least 1, got {chunk}")
+        if output not in OUTPUTS:
+            raise InputError(f"output is logit or probability, got {output!r}")
+        if output == "probability" and self.logits_only:
+            raise InputError(f"{type(self).__name__} explains the logit only: it has no rule for the softmax")
         self.model = as_explainable(model)
         self.layer = layer or self.default_layer
-        self.split = self.model.split(self.layer, **({} if cell is None else {"cell": cell}))
+        self.output = output
+        self.split = self.cut_model(self.layer, cell)
         self.chunk = chunk
 
     def __call__(self, images: Float[Tensor, "b c *size"], targets: Int[Tensor, " b"]) -> Float[Tensor, "b 1 h w"]:
@@ -76,6 +95,11 @@ class Attribution(ABC):
 
         NaN until the first call where the count depends on the size of the layer.
         """
+
+    def cut_model(self, layer: str, cell: int | None) -> Split:
+        """The model cut at a layer, for a cell's head, ending in what is explained."""
+        split = self.model.split(layer, **({} if cell is None else {"cell": cell}))
+        return split if self.output == "logit" else split.of_probabilities()
 
     @property
     def upsample(self) -> str:

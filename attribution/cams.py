@@ -65,10 +65,20 @@ class GradCAMPlusPlus(CAM):
     α = g² / (2g² + g³ ΣA), written as 1 / (2 + g ΣA), which doesn't underflow for small gradients.
     The paper's factor exp(logit), one positive number per image that overflows for logits above 88,
     is left out.
+
+    Args:
+        variant: `paper`, or `torchcam`: α = g², since torchcam (0.3, 0.4) divides a copy of it. The published
+            IDSDS numbers are of that.
     """
+
+    def __init__(self, model: nn.Module, layer: str | None = None, *, variant: str = "paper", **common: Any):
+        super().__init__(model, layer, **common)
+        self.variant = check_variant(variant)
 
     def weights(self, images: Tensor, activations: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
         gradients = self.map_gradients(activations, targets)
+        if self.variant == "torchcam":
+            return gradients.relu().pow(3).sum(dim=(2, 3), keepdim=True)
         alpha = reciprocal(2 + gradients * maps.sum(dim=(2, 3), keepdim=True))
         return (alpha * gradients.relu()).sum(dim=(2, 3), keepdim=True)
 
@@ -80,6 +90,8 @@ class SmoothGradCAMPlusPlus(CAM):
     Args:
         samples: noisy copies per image; all images of a run see the same noise.
         noise: standard deviation in normalised space.
+        variant: `paper`, or `torchcam`, which IDSDS uses: the weights take the last sample's first derivative,
+            not the mean, and α has Σ(g³·A) below, not g³·ΣA, and an ε of 1e-8.
     """
 
     from_images = True
@@ -92,15 +104,18 @@ class SmoothGradCAMPlusPlus(CAM):
         samples: int = 4,
         noise: float = 0.3,
         seed: int = 0,
+        variant: str = "paper",
         **common: Any,
     ):
         super().__init__(model, layer, **common)
+        self.variant = check_variant(variant)
         if samples < 1 or noise < 0:
             raise InputError(f"samples must be at least 1 and noise at least 0, got {samples} and {noise}")
         self.samples, self.noise, self.seed = samples, noise, seed
 
     def weights(self, images: Tensor, activations: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
         powers = [torch.zeros_like(maps) for _ in range(3)]
+        last = torch.zeros_like(maps)
         for image, sample in pair_chunks(len(images), self.samples, self.chunk, images.device):
             noisy = images[image]
             noisy += self.noise * fixed_noise(keyed_normal, self.seed, sample, images)
@@ -109,7 +124,13 @@ class SmoothGradCAMPlusPlus(CAM):
             gradients = self.map_gradients(noisy, targets[image])
             for power, total in enumerate(powers, 1):
                 total.index_add_(0, image, gradients**power / self.samples)
+            if self.variant == "torchcam":
+                final = sample == self.samples - 1
+                last[image[final]] = gradients[final].to(last.dtype)
         first, second, third = powers
+        if self.variant == "torchcam":
+            below = 2 * second + (third * maps).sum(dim=(2, 3), keepdim=True) + 1e-8
+            return (second / below * last.relu()).sum(dim=(2, 3), keepdim=True)
         alpha = second * reciprocal(2 * second + third * maps.sum(dim=(2, 3), keepdim=True))
         return (alpha * first.relu()).sum(dim=(2, 3), keepdim=True)
 
@@ -137,6 +158,13 @@ class LayerCAM(CAM):
 
     def weights(self, images: Tensor, activations: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
         return self.map_gradients(activations, targets).relu()
+
+
+def check_variant(variant: str) -> str:
+    """The variant itself; InputError for one that doesn't exist."""
+    if variant not in ("paper", "torchcam"):
+        raise InputError(f"unknown variant {variant!r}; known: paper, torchcam")
+    return variant
 
 
 def reciprocal(x: Tensor) -> Tensor:

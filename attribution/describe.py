@@ -17,10 +17,19 @@ from torch import nn
 
 from attribution.base import ATTRIBUTIONS
 from attribution.plugins import attribution_factory
-from attribution.spec import AttributionSpec, create_attribution, list_attributions, parameters_of, parse_attribution
+from attribution.spec import (
+    AttributionSpec,
+    create_attribution,
+    list_attributions,
+    parameters_of,
+    parse_attribution,
+    with_defaults,
+)
 from backbones import Backbone, TimmBackbone
 from core.errors import InputError
 
+COMMON = ("chunk", "output")
+"""Parameters that every method of the suite takes."""
 _ALL = re.compile(r"all(?P<suffix>[|+@].*)?", re.IGNORECASE)
 
 _log = logging.getLogger(__name__)
@@ -31,7 +40,7 @@ class AttributionRow:
     """A registered method in words: a row of `--list-attributions`.
 
     Attributes:
-        parameters: name -> default; `chunk`, which all of them take, is left out.
+        parameters: name -> default; `chunk` and `output`, which all of them take, are left out.
         layer: where it explains unless told otherwise.
         forward, backward: passes per map with default parameters.
     """
@@ -53,7 +62,7 @@ def describe_attributions() -> list[AttributionRow]:
 
 def _describe(name: str) -> AttributionRow:
     factory = attribution_factory(name)
-    parameters = {key: parameter.default for key, parameter in parameters_of(name).items() if key != "chunk"}
+    parameters = {key: parameter.default for key, parameter in parameters_of(name).items() if key not in COMMON}
     forward, backward = getattr(factory, "passes_in_words", None) or _count_passes(name)
     return AttributionRow(
         name=name,
@@ -89,7 +98,12 @@ def _probes() -> tuple[nn.Module, ...]:
 
 
 def expand_attributions(
-    names: Iterable[str], model: nn.Module, layer: str | None = None, *, cell: int | None = None
+    names: Iterable[str],
+    model: nn.Module,
+    layer: str | None = None,
+    *,
+    cell: int | None = None,
+    defaults: dict[str, Any] | None = None,
 ) -> list[AttributionSpec]:
     """Attributions as text -> specs, each once; `all` stands for every registered one that runs here.
 
@@ -99,24 +113,29 @@ def expand_attributions(
     Args:
         model: the network that will be explained.
         layer, cell: as for `create_attribution`.
+        defaults: parameters that the methods will be created with where they take them.
     Raises:
         InputError: a name or parameter that isn't known.
     """
     found: dict[tuple[str, str | None], AttributionSpec] = {}
     for text in names:
         match = _ALL.fullmatch(text.strip())
-        specs = _runnable(match["suffix"] or "", model, layer, cell) if match else [parse_attribution(text)]
+        specs = (
+            _runnable(match["suffix"] or "", model, layer, cell, defaults or {}) if match else [parse_attribution(text)]
+        )
         for spec in specs:
             found.setdefault((spec.label, spec.layer), spec)
     return list(found.values())
 
 
-def _runnable(suffix: str, model: nn.Module, layer: str | None, cell: int | None) -> list[AttributionSpec]:
+def _runnable(
+    suffix: str, model: nn.Module, layer: str | None, cell: int | None, defaults: dict[str, Any]
+) -> list[AttributionSpec]:
     specs = []
     for name in list_attributions():
         spec = parse_attribution(name + suffix)
         try:
-            create_attribution(spec, model, layer, cell=cell)
+            create_attribution(spec, model, layer, cell=cell, **with_defaults(spec, defaults))
         except InputError as error:
             _log.warning("%s is left out: %s", name, error)
         else:

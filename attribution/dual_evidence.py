@@ -167,7 +167,7 @@ class DualEvidence(RegionIntervention):
             raise InputError(f"lambda_ must be at least 0, got {lambda_}")
         kind = GradientPooledActivations if gradient == "gpa" else ElementWiseGradientActivation
         source_layer = source_layer if self.layer == "input" else self.layer
-        self.evidence = kind(self.model, source_layer, cell=cell, chunk=self.chunk)
+        self.evidence = kind(self.model, source_layer, cell=cell, chunk=self.chunk, output=self.output)
         self.lambda_ = float(lambda_)
 
     @property

@@ -78,29 +78,48 @@ class ScoreCAM(CAM):
     The mask is the feature map, brought to image size (bilinear) and scaled to [0, 1], as the paper
     has it; it multiplies the image, and the softmax of the target logits over the channels are the
     weights. Channels without contrast make no mask and get the weight 0.
+
+    Args:
+        weighting: `channels`, the softmax over the channels of the paper, or `classes`: each channel by
+            its own softmax over the classes, the target's probability under its mask (the code of Rao et
+            al. 2022).
     """
 
     needs = "forward passes, a feature map"
     from_images = True
     passes_in_words = ("channels", "0")
 
-    def __init__(self, model: nn.Module, layer: str | None = None, *, cell: int | None = None, **common: Any):
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str | None = None,
+        *,
+        cell: int | None = None,
+        weighting: str = "channels",
+        **common: Any,
+    ):
         super().__init__(model, layer, cell=cell, **common)
-        self._whole = self.model.split("input", **({} if cell is None else {"cell": cell}))
+        if weighting not in ("channels", "classes"):
+            raise InputError(f"unknown weighting {weighting!r}; known: channels, classes")
+        self.weighting = weighting
+        self._whole = self.cut_model("input", cell)
         self._channels: int | None = None
 
     def weights(self, images: Tensor, activations: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
         batch, self._channels = maps.shape[:2]
         size = (images.shape[-2], images.shape[-1])
-        logits = maps.new_full((batch, self._channels), -torch.inf)
+        of_classes = self.weighting == "classes"
+        scores = maps.new_full((batch, self._channels), -torch.inf)
         for image, channel in pair_chunks(batch, self._channels, self.chunk, maps.device):
             masks = resize_maps(maps[image, channel].unsqueeze(1), size, "bilinear")
             low, high = masks.amin(dim=(2, 3), keepdim=True), masks.amax(dim=(2, 3), keepdim=True)
             masks = (masks - low) / torch.where(high == low, 1, high - low)
             with torch.no_grad():
-                kept = select_logits(self._whole.rest(images[image] * masks.to(images.dtype)), targets[image])
-            logits[image, channel] = torch.where((high == low).flatten(), -torch.inf, widen(kept)).to(logits.dtype)
-        return logits.softmax(dim=1).nan_to_num(0)[:, :, None, None]
+                outputs = widen(self._whole.rest(images[image] * masks.to(images.dtype)))
+                kept = select_logits(self._whole.softmax(outputs) if of_classes else outputs, targets[image])
+            scores[image, channel] = torch.where((high == low).flatten(), -torch.inf, kept).to(scores.dtype)
+        weights = scores.clamp(min=0) if of_classes else scores.softmax(dim=1).nan_to_num(0)
+        return weights[:, :, None, None]
 
     @property
     def passes(self) -> Passes:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from attribution.base import Attribution, Passes, gradient, register_attribution, select_logits
+from attribution.base import Attribution, Passes, gradient, pair_chunks, register_attribution, select_logits
 from attribution.switches import switched
 from backbones.bagnet import BagNet
 from backbones.bcos import BcosConv2d, BcosResNet
@@ -19,6 +20,7 @@ class Intrinsic(Attribution):
     """Base: a method that only networks with a certain kind of part have."""
 
     part: type[nn.Module]
+    logits_only = True
 
     def __init__(self, model: nn.Module, layer: str | None = None, *, cell: int | None = None, **common: Any):
         if isinstance(model, (BagNet, BcosResNet)):
@@ -52,8 +54,11 @@ class BagNetEvidence(Intrinsic):
     Args:
         place: where a position's evidence lies in the map. `center`: spread over the stride × stride
             pixels in the middle of its receptive field, (B, 1, H, W) at the size of the image; `field`:
-            over the whole receptive field; `position`: one value for each, (B, 1, h, w). A grid
-            setting, whose positions are not those of one image, always gives the last.
+            over the whole receptive field; `position`: one value for each, (B, 1, h, w); `dense`: a
+            pixel's value is the logit of the patch around it, of the image padded with zeros, for
+            every pixel (B, 1, H, W): the heat map of Brendel and Bethge that Hesse et al. 2024 score,
+            which doesn't sum to the logit. A grid setting, whose positions are not those of one image,
+            always gives `position`.
     Raises:
         InputError: a network that is no BagNet, an unknown place, a layer other than the input.
     """
@@ -65,11 +70,13 @@ class BagNetEvidence(Intrinsic):
         super().__init__(model, layer, **common)
         if self.layer != "input":
             raise InputError(f"a BagNet's evidence exists at layer 'input' only, got {self.layer!r}")
-        if place not in ("center", "field", "position"):
-            raise InputError(f"unknown place {place!r}; known: center, field, position")
+        if place not in ("center", "field", "position", "dense"):
+            raise InputError(f"unknown place {place!r}; known: center, field, position, dense")
         self.place, self.final = place, self.cut("final")
 
     def explain(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
+        if self.place == "dense" and self.cell is None:
+            return self._dense(images, targets)
         with torch.no_grad():
             features = self.final.stem(images)
             logits = select_logits(self.final.rest(features), targets)
@@ -80,6 +87,34 @@ class BagNetEvidence(Intrinsic):
         bias = logits - evidence.sum(dim=(1, 2, 3))
         evidence = evidence + seen * (bias / seen.sum(dim=(1, 2, 3))).view(-1, 1, 1, 1)
         return self._spread(evidence, images)
+
+    def _dense(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The logit of the patch around each pixel (B, 1, H, W).
+
+        The network runs on every shift of the padded image by less than its stride; the positions of a shift
+        are every stride-th patch.
+        """
+        network = cast(BagNet, self.parts[0])
+        field, stride, (height, width) = network.receptive_field, network.stride, images.shape[-2:]
+        rows, cols = math.ceil(height / stride), math.ceil(width / stride)
+        before = (field - 1) // 2
+        right, bottom = (count * stride - 1 + field - before - side for count, side in ((cols, width), (rows, height)))
+        padded = nn.functional.pad(images, (before, right, before, bottom))
+        with torch.no_grad():
+            blank = torch.zeros_like(self.final.stem(padded[:, :, :field, :field]))
+            bias = select_logits(self.final.rest(blank), targets)[:, None, None]
+        weights = gradient(self.final.rest, blank, targets)
+        result = weights.new_zeros(len(images), rows, stride, cols, stride)
+        for image, shift in pair_chunks(len(images), stride**2, self.chunk, images.device):
+            tops, lefts = shift // stride, shift % stride
+            size = ((rows - 1) * stride + field, (cols - 1) * stride + field)
+            corners = zip(image.tolist(), tops.tolist(), lefts.tolist(), strict=True)
+            crops = torch.stack([padded[i, :, y : y + size[0], x : x + size[1]] for i, y, x in corners])
+            with torch.no_grad():
+                features = self.final.stem(crops)
+            evidence = (features * weights[image]).sum(dim=1) + bias[image]
+            result[image, :, tops, :, lefts] = evidence.to(result.dtype)
+        return result.flatten(3).flatten(1, 2)[:, None, :height, :width]
 
     def _spread(self, evidence: Tensor, images: Tensor) -> Tensor:
         """Evidence of positions -> evidence of pixels, where the positions are those of one whole image."""
@@ -96,8 +131,9 @@ class BagNetEvidence(Intrinsic):
 
     @property
     def passes(self) -> Passes:
-        """One forward; the gradient of the pooling and the linear layer behind it costs next to nothing."""
-        return Passes(1, 0)
+        """One forward, or one per shift of `dense`; the gradient of the last layer costs next to nothing."""
+        stride = cast(BagNet, self.parts[0]).stride
+        return Passes(stride**2 if self.place == "dense" and self.cell is None else 1, 0)
 
 
 @register_attribution("bcos", aliases=("B-cos",))

@@ -73,6 +73,7 @@ class LRP(Attribution):
     """
 
     needs = "a CNN of conv/BN/ReLU/pool/linear"
+    logits_only = True
 
     def __init__(
         self,

@@ -79,15 +79,21 @@ def cover(side: int, kernel: int, stride: int) -> Tensor:
 class RISE(Attribution):
     """RISE (Petsiuk et al. 2018): the mean score of masked inputs, weighted by each pixel's mask.
 
-    Masks are made on the fly and shared by all images. A pixel is divided by how much the drawn masks
-    keep of it; the paper divides by the expectation, which isn't the same at the border.
+    Masks are made on the fly and shared by all images.
 
     Args:
         masks: how many; 1000 in both benchmarks.
         cells: a mask is a random grid of cells × cells; 8 in Hesse et al., 6 in Rao et al.
         probability: that a cell is kept.
         baseline: what masked pixels become: `zeros`, `uniform` (one fixed image), or a tensor.
-        softmax: score by the target's probability, as published; otherwise by its logit.
+        softmax: score by the target's probability, as published; otherwise by the `output`.
+        divide: by the `coverage`, how much the drawn masks keep of a pixel, so that a model which is blind to
+            the image has a flat map; or by its `expectation`, masks × probability, as in the paper's equation
+            6 and in both benchmarks.
+        far_end: whether masks shift by 0 … one whole cell, as the paper has it; without the far end in the
+            paper's code, which both benchmarks use.
+        mirror: whether the outer half of a mask's border cells mirrors the inner half, as skimage's `resize` has
+            it in that code; otherwise it repeats the cell's own value.
     """
 
     needs = "forward passes"
@@ -102,16 +108,22 @@ class RISE(Attribution):
         probability: float = 0.1,
         baseline: str | Tensor = "zeros",
         softmax: bool = True,
+        divide: str = "coverage",
+        far_end: bool = True,
+        mirror: bool = False,
         seed: int = 0,
         **common: Any,
     ):
         super().__init__(model, layer, **common)
+        if divide not in ("coverage", "expectation"):
+            raise InputError(f"rise divides by coverage or expectation, got {divide!r}")
         if masks < 1 or cells < 1 or not 0 < probability <= 1:
             raise InputError(
                 f"rise needs masks ≥ 1, cells ≥ 1 and 0 < probability ≤ 1, got {masks}, {cells} and {probability}"
             )
         self.masks, self.cells, self.probability = masks, cells, probability
         self.baseline, self.softmax, self.seed = baseline, softmax, seed
+        self.divide, self.far_end, self.mirror = divide, far_end, mirror
 
     def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
         height, width = self.split.to_map(activations[:1]).shape[-2:]
@@ -129,6 +141,8 @@ class RISE(Attribution):
             masks = masks.flatten(1).to(total.dtype)
             total.index_add_(0, image, self.probabilities(part, targets[image])[:, None] * masks[place])
             covered += masks[place[image == 0]].sum(dim=0)  # each mask once: a chunk may end within one
+        if self.divide == "expectation":
+            covered = torch.full_like(covered, self.masks * self.probability)
         return (total / covered.clamp(min=torch.finfo(covered.dtype).tiny)).unflatten(1, (1, height, width))
 
     def probabilities(self, activations: Tensor, targets: Tensor) -> Tensor:
@@ -146,13 +160,13 @@ class RISE(Attribution):
     def draw_masks(self, numbers: Tensor, height: int, width: int) -> Tensor:
         """Masks (n, 1, height, width) in [0, 1]: each grid brought to one cell more than the map, then cut.
 
-        The cut's upper left corner lies anywhere within the first cell, its far end included.
+        The cut's upper left corner lies anywhere within the first cell, its far end included if `far_end`.
         """
         grids, shifts = self.draw_grids(numbers)
         for axis, side in ((1, height), (2, width)):
             cell = math.ceil(side / self.cells)
-            start = (shifts[:, axis - 1] * (cell + 1)).long()
-            grids = interpolate_axis(grids, start, side, (self.cells + 1) * cell, axis)
+            start = (shifts[:, axis - 1] * (cell + self.far_end)).long()
+            grids = interpolate_axis(grids, start, side, (self.cells + 1) * cell, axis, self.mirror)
         return grids.unsqueeze(1)
 
     @property
@@ -160,14 +174,18 @@ class RISE(Attribution):
         return Passes(self.masks, 0)
 
 
-def interpolate_axis(grids: Tensor, start: Tensor, side: int, full: int, axis: int) -> Tensor:
+def interpolate_axis(grids: Tensor, start: Tensor, side: int, full: int, axis: int, mirror: bool = False) -> Tensor:
     """`side` values from `start` (n,) on, of an axis that is brought to `full` values by linear interpolation.
 
-    Positions are those of `interpolate(..., align_corners=False)`, of which only the cut is computed.
+    Positions are those of `interpolate(..., align_corners=False)`, of which only the cut is computed; with
+    `mirror`, those beyond the outer cells' centres are mirrored there.
     """
     cells = grids.shape[axis]
     wanted = start[:, None] + torch.arange(side, device=grids.device)
-    position = ((wanted + 0.5) * (cells / full) - 0.5).clamp(0, cells - 1)
+    position = (wanted + 0.5) * (cells / full) - 0.5
+    if mirror:
+        position = (cells - 1) - ((cells - 1) - position.abs()).abs()
+    position = position.clamp(0, cells - 1)
     low = position.floor().long()
     shape = [len(grids), 1, 1]
     shape[axis] = side

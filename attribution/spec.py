@@ -1,10 +1,11 @@
 """One grammar for attributions as text, read by every command.
 
-    NAME[(parameter=value, ...)][|abs | +smooth(K) ...][@LAYER]
+    NAME[(parameter=value, ...)][|abs | |relu | +smooth(K) ...][@LAYER]
 
 `ig(steps=20)`, `ig|abs`, `ixg+smooth(65)`, `gradcam@middle`, `ixg|abs+smooth(9)@final`. Modifiers
-apply from left to right to the channel-summed map. NAME is a registered one, or a file's function as
-`path/to/file.py:function` (see `attribution.plugins`).
+apply from left to right to the channel-summed map. Every NAME takes `published=idsds` or `published=difull`
+besides its parameters, which win over it (see `attribution.published`). NAME is a registered one, or a
+file's function as `path/to/file.py:function` (see `attribution.plugins`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import ast
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +22,14 @@ from torch import Tensor, nn
 
 from attribution.base import ATTRIBUTIONS, Attribution, Passes
 from attribution.plugins import attribution_factory, load_entry_points, resolve_attribution
+from attribution.published import check_preset, published_setup
 from attribution.smoothing import smooth
 from core.errors import InputError, unknown_name
 
 _PATTERN = re.compile(
-    r"(?P<name>[^()|@]+\.py:\w+|[A-Za-z][\w\-+]*?(?:\+\+)?)(?P<arguments>\(.*?\))?(?P<modifiers>(?:\|abs|\+smooth\(\s*\d+\s*\))*)(?:@(?P<layer>[\w.]+))?"
+    r"(?P<name>[^()|@]+\.py:\w+|[A-Za-z][\w\-+]*?(?:\+\+)?)(?P<arguments>\(.*?\))?(?P<modifiers>(?:\|abs|\|relu|\+smooth\(\s*\d+\s*\))*)(?:@(?P<layer>[\w.]+))?"
 )
-_MODIFIER = re.compile(r"\|(abs)|\+smooth\(\s*(\d+)\s*\)")
+_MODIFIER = re.compile(r"\|(abs|relu)|\+smooth\(\s*(\d+)\s*\)")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class AttributionSpec:
     def label(self) -> str:
         """The text without the layer: what tables call this method."""
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.parameters.items())
-        modifiers = "".join("|abs" if kind == "abs" else f"+smooth({kernel})" for kind, kernel in self.modifiers)
+        modifiers = "".join(f"+smooth({kernel})" if kind == "smooth" else f"|{kind}" for kind, kernel in self.modifiers)
         return self.name + (f"({arguments})" if arguments else "") + modifiers
 
 
@@ -51,17 +53,23 @@ def parse_attribution(text: str) -> AttributionSpec:
     """Read an attribution from text; unknown names and parameters are refused with near matches."""
     match = _PATTERN.fullmatch(text.strip())
     if match is None:
-        raise InputError(f"can't read attribution {text!r}; expected NAME(parameter=value)|abs+smooth(K)@LAYER")
+        raise InputError(f"can't read attribution {text!r}; expected NAME(parameter=value)|abs|relu+smooth(K)@LAYER")
     name = resolve_attribution(match["name"])
     parameters = _parse_arguments(text, match["arguments"] or "()")
-    known = parameters_of(name)
-    for parameter in parameters:
-        if parameter not in known:
-            raise unknown_name(f"parameter of {name}", parameter, known)
+    _check_parameters(name, parameters)
     modifiers = tuple(
-        ("abs", 0) if found[1] else ("smooth", int(found[2])) for found in _MODIFIER.finditer(match["modifiers"])
+        (found[1], 0) if found[1] else ("smooth", int(found[2])) for found in _MODIFIER.finditer(match["modifiers"])
     )
     return AttributionSpec(name, parameters, modifiers, match["layer"])
+
+
+def _check_parameters(name: str, parameters: dict[str, Any]) -> None:
+    known = parameters_of(name)
+    for parameter in parameters:
+        if parameter not in known and parameter != "published":
+            raise unknown_name(f"parameter of {name}", parameter, [*known, "published"])
+    if parameters.get("published") is not None:
+        check_preset(parameters["published"])
 
 
 def _parse_arguments(text: str, arguments: str) -> dict[str, Any]:
@@ -122,7 +130,7 @@ class Modified:
         """Maps (B, 1, h, w), as the inner method gives them, then modified."""
         maps = self.inner(images, targets)
         for kind, kernel in self.modifiers:
-            maps = maps.abs() if kind == "abs" else smooth(maps, kernel)
+            maps = smooth(maps, kernel) if kind == "smooth" else maps.abs() if kind == "abs" else maps.relu()
         return maps
 
     def __getattr__(self, name: str) -> Any:
@@ -144,7 +152,8 @@ def create_attribution(
         model: a network with `split`, or any module with logits.
         layer: "input", "middle", "final" or a tap's name; overrides the text's `@LAYER`.
         cell: the head to explain, for a grid setting.
-        parameters: override the text's.
+        parameters: override the text's. `published="idsds"` or `"difull"` stands for all those that Hesse et al.
+            or Rao et al. used, and for their layer; what is given beside it wins.
     Returns:
         `explain(images, targets) → (B, 1, h, w)`, with `passes`, `layer` and `upsample`.
     Raises:
@@ -152,15 +161,27 @@ def create_attribution(
     """
     spec = name if isinstance(name, AttributionSpec) else parse_attribution(name)
     merged = spec.parameters | parameters
-    known = parameters_of(spec.name)
-    for parameter in merged:
-        if parameter not in known:
-            raise unknown_name(f"parameter of {spec.name}", parameter, known)
+    _check_parameters(spec.name, merged)
+    setup = published_setup(merged.pop("published", None), spec.name)
+    layer = layer or spec.layer or (setup.layer if setup.layer and setup.layer in _taps(model) else None)
+    preset = setup.parameters | (setup.inside if layer not in (None, "input") else {})
     settings = {} if cell is None else {"cell": cell}
-    explain = attribution_factory(spec.name)(model, layer or spec.layer, **settings, **merged)
+    explain = attribution_factory(spec.name)(model, layer, **settings, **preset | merged)
     if not isinstance(explain, Attribution):
-        explain = Plain(explain, layer or spec.layer)
+        explain = Plain(explain, layer)
     return Modified(explain, spec.modifiers) if spec.modifiers else explain
+
+
+def _taps(model: nn.Module) -> Collection[str]:
+    """The names of a network's taps, of its backbone's in a grid setting."""
+    layout = getattr(getattr(model, "backbone", model), "layout", None)
+    return () if layout is None else layout.taps
+
+
+def with_defaults(spec: AttributionSpec, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Those of a command's own parameters that the method takes and the text doesn't give; None gives none."""
+    known = {"published", *parameters_of(spec.name)} - set(spec.parameters)
+    return {key: value for key, value in defaults.items() if key in known and value is not None}
 
 
 def list_attributions() -> list[str]:

@@ -102,7 +102,11 @@ def chefer_step(
     The unit matrix with which R starts is left out: a class token's row never shows it, and pooled rows
     would show it as a constant. Source: Chefer, Gur and Wolf, ICCV 2021, equations 5 and 6.
     """
-    weighted = (exact(gradient) * exact(attention)).clamp(min=0).mean(dim=1)
+    return accumulate(relevance, (exact(gradient) * exact(attention)).clamp(min=0).mean(dim=1))
+
+
+def accumulate(relevance: Float[Tensor, "b n n"] | None, weighted: Float[Tensor, "b n n"]) -> Float[Tensor, "b n n"]:
+    """R ← (1 + Ā) R, on R − 1; None before the first block."""
     return weighted if relevance is None else relevance + weighted @ relevance + weighted
 
 
@@ -142,6 +146,12 @@ class AttentionRelevance(Attribution):
         size = embed.dynamic_feat_size(images.shape[-2:]) if hasattr(embed, "dynamic_feat_size") else embed.grid_size
         return cast(tuple[int, int], tuple(size))
 
+    def check_start(self, start: int) -> int:
+        """The first block that counts, if there is one of that number."""
+        if not 0 <= start < len(self.transformer.blocks):
+            raise InputError(f"start must lie in 0 … {len(self.transformer.blocks) - 1}, got {start}")
+        return start
+
     def check(self, attention: Tensor, images: Tensor) -> None:
         """Raise unless a map is (B, heads, N, N), for these images and all their tokens."""
         rows, cols = self.grid(images)
@@ -154,13 +164,18 @@ class AttentionRelevance(Attribution):
 
     def _read(self, relevance: Tensor, images: Tensor) -> Tensor:
         """The rows of the tokens that the head reads, without prefix tokens, as maps (B, 1, h, w)."""
-        prefix = int(self.transformer.num_prefix_tokens)
+        rows = relevance[:, self.rows].mean(dim=1)
+        return tokens_to_map(rows[..., None], int(self.transformer.num_prefix_tokens), self.grid(images))
+
+    @property
+    def rows(self) -> slice:
+        """The tokens that the head reads."""
         if self.transformer.global_pool == "token":
             # A distilled transformer averages the logits of its first two tokens.
-            rows = relevance[:, : 2 if hasattr(self.transformer, "head_dist") else 1]
-        else:
-            rows = relevance[:, 0 if getattr(self.transformer, "pool_include_prefix", False) else prefix :]
-        return tokens_to_map(rows.mean(dim=1)[..., None], prefix, self.grid(images))
+            return slice(2 if hasattr(self.transformer, "head_dist") else 1)
+        return slice(
+            0 if getattr(self.transformer, "pool_include_prefix", False) else self.transformer.num_prefix_tokens, None
+        )
 
 
 @register_attribution("rollout", aliases=("attention-rollout",))
@@ -171,6 +186,7 @@ class Rollout(AttentionRelevance):
         fusion: over heads, `mean` (as in the paper), `max` or `min`.
         discard: share of the smallest attention values that are set to 0, in [0, 1).
         residual: weight of the skip connection, in [0, 1]; 0.5 in the paper.
+        start: the first block that counts, from 0; 1 in Hesse et al. 2024 (after the code of Chefer et al.).
     Raises:
         InputError: a model without visible attention, a layer other than the input.
     """
@@ -183,9 +199,11 @@ class Rollout(AttentionRelevance):
         fusion: str = "mean",
         discard: float = 0.0,
         residual: float = 0.5,
+        start: int = 0,
         **common: Any,
     ):
         super().__init__(model, layer, **common)
+        self.start = self.check_start(start)
         if fusion not in FUSIONS:
             raise InputError(f"unknown head fusion {fusion!r}; known: {', '.join(FUSIONS)}")
         if not (0 <= discard < 1 and 0 <= residual <= 1):
@@ -197,10 +215,14 @@ class Rollout(AttentionRelevance):
     def relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         """The product of the blocks' mixed attention, made while the network runs: one matrix in memory."""
         relevance: Tensor | None = None
+        block = 0
 
         def visit(attention: Tensor) -> None:
-            nonlocal relevance
+            nonlocal relevance, block
             self.check(attention, images)
+            block += 1
+            if block <= self.start:
+                return
             with torch.autocast(attention.device.type, enabled=False):
                 relevance = rollout_step(relevance, attention, self.fusion, self.discard, self.residual)
 
@@ -213,14 +235,12 @@ class Rollout(AttentionRelevance):
         return Passes(1, 0)
 
 
-@register_attribution("chefer", aliases=("CheferLRP", "generic-attention"))
+@register_attribution("chefer", aliases=("generic-attention",))
 class Chefer(AttentionRelevance):
     """Attention weighted by its gradient and rolled out (Chefer et al., ICCV 2021, self-attention).
 
-    All images of a batch at once: the gradient of the sum of their logits is each image's own. Stands in
-    for the published CheferLRP (Chefer et al., CVPR 2021), which weights the gradient with LRP relevance
-    of the attention: its rule for skip connections divides by u + v of signed tokens, which crosses 0,
-    so that single and double precision give maps that differ by percents.
+    All images of a batch at once: the gradient of the sum of their logits is each image's own. It starts at
+    the first block, as published; `cheferlrp` is the earlier method with LRP relevance of the attention.
 
     Raises:
         InputError: a model without visible attention, a layer other than the input.
@@ -243,6 +263,51 @@ class Chefer(AttentionRelevance):
             for attention, gradient in zip(maps, gradients, strict=True):
                 relevance = chefer_step(relevance, attention.detach(), gradient)
         return cast(Tensor, relevance)
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(1, 1)
+
+
+@register_attribution("gradcam-attention", aliases=("ViT-Grad-CAM", "attention-gradcam"))
+class AttentionGradCAM(AttentionRelevance):
+    """Grad-CAM on the last block's attention, as Chefer et al. (CVPR 2021) and Hesse et al. 2024 have it for ViTs.
+
+    Each head's attention from the class token to the patches is weighted by its mean gradient over the patches,
+    the heads averaged, then ReLU. The published scaling of each map to [0, 1] is left out. With pooled tokens,
+    the rows of all tokens that are pooled take the place of the class token's (ours).
+
+    Args:
+        relu: keep only evidence for the target, as published.
+    Raises:
+        InputError: a model without visible attention, a layer other than the input.
+    """
+
+    def __init__(self, model: nn.Module, layer: str | None = None, *, relu: bool = True, **common: Any):
+        super().__init__(model, layer, **common)
+        self.relu = relu
+
+    def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
+        maps = super().attribute(images, activations, targets)
+        return maps.relu() if self.relu else maps
+
+    def relevance(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The weighted attention of the last block, averaged over heads."""
+        last: Tensor | None = None
+
+        def visit(attention: Tensor) -> None:
+            nonlocal last
+            self.check(attention, images)
+            last = attention
+
+        with torch.enable_grad():
+            with watched_attention(self.transformer, visit):
+                logits = select_logits(self.split.rest(images.detach().requires_grad_(True)), targets)
+            attention = cast(Tensor, last)
+            (gradient,) = torch.autograd.grad(logits.sum(), attention)
+        prefix = int(self.transformer.num_prefix_tokens)
+        weights = exact(gradient)[:, :, self.rows, prefix:].mean(dim=(2, 3), keepdim=True)
+        return (weights * exact(attention.detach())).mean(dim=1)
 
     @property
     def passes(self) -> Passes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,15 @@ class Split:
     def __iter__(self) -> Iterator[Transform]:
         yield self.stem
         yield self.rest
+
+    def of_probabilities(self) -> Split:
+        """The same cut with probabilities, float32 at least, in place of the logits: the target after the softmax."""
+
+        def rest(activations: Tensor) -> Tensor:
+            logits = self.rest(activations)
+            return self.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+
+        return replace(self, rest=rest, softmax=identity)
 
 
 @dataclass(frozen=True)

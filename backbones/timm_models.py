@@ -55,13 +55,17 @@ def _resnet(model: ResNet) -> Layout:
 
 @register_layout(VGG)
 def _vgg(model: VGG) -> Layout:
-    """Middle: the ReLU after the first convolution of the fourth block; final: the last ReLU."""
+    """Middle: the ReLU after the first convolution of the fourth block; final: the last ReLU; pool: the pool after it.
+
+    CAMs of Hesse et al. 2024 lie at `pool`, the end of `features`.
+    """
     kinds = [(name, child) for name, child in model.features.named_children()]
     pools = [i for i, (_, child) in enumerate(kinds) if isinstance(child, nn.MaxPool2d)]
     relus = [i for i, (_, child) in enumerate(kinds) if isinstance(child, nn.ReLU)]
     third_pool = pools[2] if len(pools) > 3 else pools[len(pools) // 2 - 1]
     middle = next(i for i in relus if i > third_pool)
-    taps = {"middle": f"features.{kinds[middle][0]}", "final": f"features.{kinds[relus[-1]][0]}"}
+    places = {"middle": middle, "final": relus[-1], "pool": pools[-1]}
+    taps = {tap: f"features.{kinds[place][0]}" for tap, place in places.items()}
     return Layout(_children(model, "features"), model.forward_head, taps)
 
 

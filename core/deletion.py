@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import conv2d
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from core.errors import InputError
@@ -24,7 +25,7 @@ Fill = Callable[[Tensor, Tensor, Tensor], Tensor]
 FILLS: Registry[Fill] = Registry("fill")
 """fill(images (B, C, H, W), mask (B, 1, H, W), keys (B,)) -> replacement, broadcastable to images."""
 
-LEAKING_FILLS = frozenset({"blur"})
+LEAKING_FILLS = frozenset({"blur", "blur-published"})
 """Fills whose replacement is computed from the deleted pixels."""
 
 
@@ -51,6 +52,17 @@ def _gaussian_blur(images: Tensor, mask: Tensor, keys: Tensor) -> Tensor:
     return gaussian_blur(images, [BLUR_KERNEL, BLUR_KERNEL], [BLUR_SIGMA, BLUR_SIGMA])
 
 
+@FILLS.decorator("blur-published")
+def _published_blur(images: Tensor, mask: Tensor, keys: Tensor) -> Tensor:
+    """The blur of the published code: exp(−(x/2σ)²), an effective σ of √2·41 = 58, zeros beyond the border."""
+    distance = torch.arange(BLUR_KERNEL, device=images.device, dtype=images.dtype) - BLUR_KERNEL // 2
+    weights = torch.exp(-((distance / (2 * BLUR_SIGMA)) ** 2))
+    rows = (weights / weights.sum()).expand(images.shape[1], 1, 1, -1)
+    reach, channels = BLUR_KERNEL // 2, images.shape[1]
+    across = conv2d(images, rows, padding=(0, reach), groups=channels)
+    return conv2d(across, rows.transpose(2, 3), padding=(reach, 0), groups=channels)
+
+
 def fill_pixels(images: Tensor, mask: Tensor, fill: str = "zeros", keys: Tensor | None = None) -> Tensor:
     """Replace the masked pixels: images (B, C, H, W), mask bool (B, 1, H, W) -> (B, C, H, W).
 
@@ -73,7 +85,8 @@ def delete_cells(
     Args:
         cells: 0 … grid.cells - 1, or -1 (`WHOLE`) for an image that stays whole.
         fill: `zeros` (the mean colour of the model's normalisation), `mean` (of the kept pixels),
-            `random` (uniform in [-1, 1]) or `blur` (kernel 51, σ 41: it leaks the deleted pixels).
+            `random` (uniform in [-1, 1]), `blur` (kernel 51, σ 41) or `blur-published` (its kernel in the
+            published code, of an effective σ of 58, with zero padding); both leak the deleted pixels.
         keys: (B,) int64 seeds of the random fill; the image's own kept pixels and the cell by default.
     Raises:
         InputError: shapes that don't fit, a cell outside the grid, an unknown fill.

@@ -20,6 +20,7 @@ from core.errors import InputError, unknown_name
 from core.keyed import keyed_uniform, make_keys
 from core.results import atomic_file
 from difull.cells import check_scale
+from difull.one_use import count_one_use, draw_one_use
 
 KINDS = ("distinct", "corners")
 """`distinct`: another class in every cell (GridPG). `corners`: the last cell repeats the first one's
@@ -91,6 +92,11 @@ class Compositions:
             raise InputError(f"{path} holds no compositions: {error}") from error
         return cls(indices, labels, scale, kind, meta["about"])
 
+    @property
+    def one_use(self) -> bool:
+        """Whether no image is in two grids."""
+        return len(np.unique(self.indices)) == self.indices.size
+
     def check(self, labels: Sequence[int] | NDArray[np.integer] | Tensor) -> None:
         """Raise InputError unless these are compositions of a data set with such labels (N,)."""
         known = _labels(labels)
@@ -112,13 +118,14 @@ def choose_confident(
     scale: int | None = None,
     kind: str = "distinct",
     count: int = 1,
+    reuse: bool = True,
 ) -> NDArray[np.int64]:
     """Indices of the images that every model classifies rightly with confidence ≥ threshold.
 
     Args:
         confidences: softmax probabilities (N, classes), or (models, N, classes) for several models.
         labels: (N,) true classes.
-        scale, kind, count: if scale is given, the images must do for that many grids of that kind.
+        scale, kind, count, reuse: if scale is given, the images must do for that many grids of that kind.
     Raises:
         InputError: too few images; says how many there are, and at which threshold it would do.
     Source: Rao et al. 2022, section 4 (threshold 0.99).
@@ -137,12 +144,13 @@ def choose_confident(
     chosen = np.flatnonzero(lowest >= threshold)
 
     def does(indices: NDArray[np.int64]) -> bool:
-        return len(indices) > 0 if scale is None else count_possible(known[indices], scale, kind) >= count
+        return len(indices) > 0 if scale is None else count_possible(known[indices], scale, kind, reuse) >= count
 
     if does(chosen):
         return chosen
     hint = _threshold_that_does(lowest, does)
     wanted = "" if scale is None else f" for {count} {kind} grid{'s' * (count != 1)} of {scale}×{scale}"
+    wanted += "" if reuse else " without a common image"
     raise InputError(
         f"too few images{wanted}: {len(chosen)} of {len(known)}, in {len(np.unique(known[chosen]))} classes, are "
         f"classified rightly with confidence ≥ {threshold:g}; "
@@ -163,11 +171,13 @@ def _threshold_that_does(lowest: NDArray[np.float64], does: Any) -> float | None
     return math.floor(levels[low] * 1e6) / 1e6 if low < len(levels) else None
 
 
-def count_possible(labels: NDArray[np.int64], scale: int, kind: str = "distinct") -> int:
-    """How many different grids of a kind images with such labels allow, exactly."""
+def count_possible(labels: NDArray[np.int64], scale: int, kind: str = "distinct", reuse: bool = True) -> int:
+    """How many different grids of a kind images with such labels allow, exactly; without `reuse`, at once."""
     _check_kind(kind)
     cells = check_scale(scale) ** 2
     _, sizes = np.unique(labels, return_counts=True)
+    if not reuse:
+        return count_one_use(sizes, cells, kind)
     if kind == "distinct":
         return _choices(sizes, cells)[-1] * math.factorial(cells)
     if cells == 1:
@@ -202,17 +212,20 @@ def make_compositions(
     kind: str = "distinct",
     seed: int = 0,
     about: dict[str, Any] | None = None,
+    *,
+    reuse: bool = True,
 ) -> Compositions:
     """Compose `count` different grids from the eligible images, the same for the same seed.
 
-    Classes are drawn uniformly, then an image of each. An image may be in several grids, but only
-    once in one of them.
+    Classes are drawn uniformly, then an image of each. An image may be in several grids unless `reuse` is
+    False, but only once in one of them.
 
     Args:
         labels: (N,) classes of the whole data set.
         eligible: indices of the images to use, e.g. from `choose_confident`.
         kind: `distinct` or `corners`.
         about: kept with the compositions.
+        reuse: whether an image may be in several grids; False is as in Rao et al.'s code.
     Raises:
         InputError: more grids than the images allow; says how many images, classes and grids there are.
     Source: Rao et al. 2022, section 4.
@@ -223,13 +236,17 @@ def make_compositions(
     if len(pool) and (pool[0] < 0 or pool[-1] >= len(known)):
         raise InputError(f"eligible images must lie in 0 … {len(known) - 1}, got {pool[0]} … {pool[-1]}")
     classes = {int(label): pool[known[pool] == label] for label in np.unique(known[pool])}
-    possible = count_possible(known[pool], scale, kind)
+    possible = count_possible(known[pool], scale, kind, reuse)
     if count < 1 or count > possible:
         twice = sum(len(members) > 1 for members in classes.values())
         raise InputError(
-            f"asked for {count} {kind} grids of {scale}×{scale}, but {len(pool)} eligible images in {len(classes)} "
+            f"asked for {count} {kind} grids of {scale}×{scale}{'' if reuse else ' without a common image'}, "
+            f"but {len(pool)} eligible images in {len(classes)} "
             f"classes ({twice} of them with two or more) allow {possible}"
         )
+    if not reuse:
+        indices = np.array(draw_one_use(list(classes.values()), cells, kind, count, seed), dtype=np.int64)
+        return Compositions(indices, known[indices], scale, kind, {"seed": seed, "reuse": False, **(about or {})})
     found: dict[tuple[int, ...], None] = {}
     for draw in range(DRAWS_PER_GRID * count):
         found.setdefault(_draw_grid(classes, cells, kind, make_keys(seed, draw)))

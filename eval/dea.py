@@ -127,12 +127,14 @@ class DeaEvaluation:
         self.target = SegmentationTarget(self.model)
         self.wanted = self._wanted()
         aimed = replace(checkpoint, backbone=self.target)
-        self.methods = make_methods(options.attributions, options.layers, aimed, options.chunk, self.callables)
+        self.methods = make_methods(
+            options.attributions, options.layers, aimed, options.chunk, self.callables, published=options.published
+        )
         self.shown = len(self.methods)
         if options.sweep:
             named = {method.label for method in self.methods}
             variants = [label for _, _, label in sweep_attributions() if label not in named]
-            self.methods += make_methods(variants, ["input"], aimed, options.chunk)
+            self.methods += make_methods(variants, ["input"], aimed, options.chunk, published=options.published)
         self.rows: list[pd.DataFrame] = []
         self.curves: dict[str, list[dict[str, Any]]] = {}
         self.examples: list[Example] = []

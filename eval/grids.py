@@ -49,6 +49,7 @@ class GridOptions(EvaluationOptions):
         setting: difull, gridpg, dipart: any of them.
         scale: cells per side: 2, 3, ...
         grids: how many grids per kind of composition and scale.
+        one_use: no image in two grids of a kind and scale, as published.
         confidence: grids are made of images that the model classifies rightly with at least this confidence.
         choose_with: further models that must be as confident, so that all can be scored on the same grids.
         compositions: files, or folders of them, of an earlier run to use instead of choosing anew.
@@ -57,6 +58,7 @@ class GridOptions(EvaluationOptions):
     setting: list[str] = field(default_factory=lambda: ["difull"])
     scale: list[int] = field(default_factory=lambda: [2])
     grids: int = 500
+    one_use: bool = False
     confidence: float = 0.99
     choose_with: list[str] | None = None
     compositions: list[str] | None = None
@@ -163,8 +165,10 @@ def prepare_compositions(runner: Runner, options: GridOptions) -> tuple[dict[Key
     labels = data_labels(runner.data)
     if options.compositions is not None:
         loaded = load_compositions(options.compositions, options.keys)
-        for compositions in loaded.values():
+        for (kind, scale), compositions in loaded.items():
             compositions.check(labels)
+            if options.one_use and not compositions.one_use:
+                raise InputError(f"--one-use, but the {kind} grids of {scale}×{scale} in --compositions share images")
         return loaded, {"compositions": list(options.compositions)}
     models = [runner.checkpoint, *map(runner.load_other, options.choose_with or [])]
     rows = [confidences(runner, model) for model in models]
@@ -182,10 +186,18 @@ def prepare_compositions(runner: Runner, options: GridOptions) -> tuple[dict[Key
     made, eligible = {}, np.empty(0)
     for kind, scale in options.keys:
         chosen = choose_confident(
-            known, labels[indices], options.confidence, scale=scale, kind=kind, count=options.grids
+            known,
+            labels[indices],
+            options.confidence,
+            scale=scale,
+            kind=kind,
+            count=options.grids,
+            reuse=not options.one_use,
         )
         eligible = indices[chosen]
-        made[kind, scale] = make_compositions(labels, eligible, scale, options.grids, kind, options.seed, about)
+        made[kind, scale] = make_compositions(
+            labels, eligible, scale, options.grids, kind, options.seed, about, reuse=not options.one_use
+        )
     return made, {"n_images": len(indices), "n_confident": len(eligible), "accuracy": accuracy[0]}
 
 
@@ -264,7 +276,13 @@ class GridEvaluation:
         options = self.options
         chunk = max(1, options.chunk // setting.cells)
         return make_methods(
-            options.attributions, options.layers, self.runner.checkpoint, chunk, model=setting, cell=cell
+            options.attributions,
+            options.layers,
+            self.runner.checkpoint,
+            chunk,
+            model=setting,
+            cell=cell,
+            published=options.published,
         )
 
     def _case(self, name: str, scale: int) -> Case:
@@ -376,6 +394,7 @@ class GridEvaluation:
             "setting": options.setting,
             "scale": options.scale,
             "grids": {f"{kind} {scale}×{scale}": len(made) for (kind, scale), made in self.compositions.items()},
+            "one_use": options.one_use,
             "confidence": options.confidence,
             "choice": self.choice,
             **self.runner.describe_settings(),

@@ -25,7 +25,7 @@ from eval.domain import DomainRecord, evidence_of
 from eval.options import EvaluationOptions
 from eval.report import CONTROL, TEST, caution_accuracy, caution_count, print_attributions, print_ranking
 from eval.runner import ImageBatch, Method, Runner, make_methods
-from idsds import cell_sums, drops_of, incremental_deletion, rank_correlation
+from idsds import cell_sums, drops_of, incremental_deletion, outputs_of, rank_correlation
 
 CONTROLS = ("random", "edge")
 DEFAULT = ("grad", "ixg", "ixg-sg", "ig", "ig-u", "gradcam", "occlusion")
@@ -48,7 +48,9 @@ class IdsdsOptions(EvaluationOptions):
         protocol: in-domain (a checkpoint trained with deletion), single (any model), or incremental.
         baseline: a model trained without deletion, for the in-domain evidence.
         grid: rows and columns; the checkpoint's own by default.
-        fill: zeros, mean, random or blur; the checkpoint's own by default.
+        fill: zeros, mean, random, blur or blur-published; the checkpoint's own by default.
+        output: what the drops are drops of and what every method explains: the target's logit or its probability.
+            RISE scores its masks by the probability in either case, unless it is told softmax=False.
         allow_out_of_domain: score with another grid or fill than the checkpoint was trained with.
         order: which pixels incremental deletion takes first: ascending or descending attribution.
         steps: of incremental deletion.
@@ -62,6 +64,7 @@ class IdsdsOptions(EvaluationOptions):
     baseline: str | None = None
     grid: list[int] | None = None
     fill: str | None = None
+    output: Literal["logit", "probability"] = "logit"
     allow_out_of_domain: bool = False
     order: Literal["ascending", "descending"] = "ascending"
     steps: int = 32
@@ -121,7 +124,15 @@ class IdsdsEvaluation:
         self.deletion = deletion_of(options, checkpoint.deletion, options.model)
         self.deletion.grid.check(*checkpoint.backbone.input_size)
         names = [*options.attributions, *(name for name in CONTROLS if name not in options.attributions)]
-        self.methods = make_methods(names, options.layers, checkpoint, options.chunk, callables)
+        self.methods = make_methods(
+            names,
+            options.layers,
+            checkpoint,
+            options.chunk,
+            callables,
+            published=options.published,
+            output=options.output,
+        )
         self.rows: list[pd.DataFrame] = []
         self.examples: list[dict[str, Any]] = []
         self.constant_drops = 0
@@ -166,7 +177,7 @@ class IdsdsEvaluation:
         with self.runner.full_precision():
             whole, deleted = self.record.logits(batch.images)
             self.record.add(batch, whole, deleted)
-        drops = drops_of(whole, deleted, batch.labels)
+            drops = drops_of(*(outputs_of(logits, self.options.output) for logits in (whole, deleted)), batch.labels)
         usable = (drops != drops[:, :1]).any(dim=1)
         self.constant_drops += int((~usable).sum())
         size = (batch.images.shape[-2], batch.images.shape[-1])
@@ -281,6 +292,7 @@ class IdsdsEvaluation:
             "protocol": options.protocol,
             "grid": [self.deletion.grid.rows, self.deletion.grid.cols],
             "fill": self.deletion.fill,
+            "output": options.output,
             "fill_leaks": self.deletion.fill in LEAKING_FILLS,
             "n_constant_drops": sum(constant),
             **self.runner.describe_settings(),

@@ -24,6 +24,8 @@ class EvaluationOptions:
         data: digits, imagefolder:PATH or imagenet:PATH.
         split: which split of the data.
         attributions: methods, e.g. ixg "ig(steps=20)|abs" gradcam@middle.
+        published: the parameters that the methods had in a publication, idsds (Hesse et al.) or difull (Rao et
+            al.), for all that isn't given; see the READMEs of both.
         layers: layers to explain at (input, middle, final, or a tap's name); each method's own by default.
         limit: score the first N images only, the same N for every model and method.
         batch_size: images per batch; results don't depend on how batches are spread over devices.
@@ -50,6 +52,7 @@ class EvaluationOptions:
     data: str = "digits"
     split: str = "val"
     attributions: list[str] = field(default_factory=list)
+    published: Literal["idsds", "difull"] | None = None
     layers: list[str] | None = None
     limit: int | None = None
     batch_size: int = 64

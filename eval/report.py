@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from attribution import describe_attributions
+from attribution.published import PUBLISHED, describe_setup
 
 CONTROL = "edge"
 """The control that never sees the model: a method not above it explains no more than contours do."""
@@ -40,6 +41,14 @@ def print_attributions() -> None:
         for row in describe_attributions()
     ]
     print(format_table(("attribution", "parameters", "needs", "layer", "forward", "backward"), rows, "<<<<>>"))
+    print("\nEvery one takes chunk=256, output=logit|probability and published=idsds|difull, which sets:")
+    print(format_table(("", "idsds (Hesse et al.)", "difull (Rao et al.)"), published_rows(), "<<<"))
+
+
+def published_rows() -> list[tuple[str, ...]]:
+    """What the presets set, a row per method that either publication used."""
+    names = dict.fromkeys(name for setups in PUBLISHED.values() for name in setups)
+    return [(name, *(describe_setup(setups.get(name)) for setups in PUBLISHED.values())) for name in sorted(names)]
 
 
 def number(value: float | None, digits: int = 3) -> str:

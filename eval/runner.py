@@ -14,8 +14,8 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from attribution import AttributionSpec, create_attribution, expand_attributions
-from attribution.spec import parameters_of
+from attribution import create_attribution, expand_attributions
+from attribution.spec import with_defaults
 from checkpoints import Checkpoint, load_model, load_segmenter
 from core.errors import InputError
 from core.precision import use_precision
@@ -221,6 +221,7 @@ class Runner:
             "seed": options.seed,
             "batch_size": options.batch_size,
             "chunk": options.chunk,
+            "published": options.published,
             "input_size": list(self.checkpoint.backbone.input_size),
             "device": self.fabric.device.type,
             "processes": self.fabric.world_size,
@@ -262,11 +263,6 @@ def check_classes(checkpoint: Checkpoint[Any], data: IndexedData) -> None:
         )
 
 
-def _bounded(spec: AttributionSpec, chunk: int) -> dict[str, int]:
-    """The command's `chunk`, for a method that takes one and wasn't given its own."""
-    return {"chunk": chunk} if "chunk" in parameters_of(spec.name) and "chunk" not in spec.parameters else {}
-
-
 def make_methods(
     names: list[str],
     layers: list[str] | None,
@@ -276,16 +272,20 @@ def make_methods(
     *,
     model: torch.nn.Module | None = None,
     cell: int | None = None,
+    published: str | None = None,
+    output: str | None = None,
 ) -> list[Method]:
     """Build the attributions that text names, at each layer, and take in the user's own callables.
 
-    `model` is what they explain, the checkpoint's network by default; `cell` the head of a grid setting.
+    `model` is what they explain, the checkpoint's network by default; `cell` the head of a grid setting;
+    `published` and `output` hold for the methods that the text doesn't give their own.
     """
     explained: torch.nn.Module = checkpoint.backbone if model is None else model
     methods = []
+    defaults = {"chunk": chunk, "published": published, "output": output}
     for layer in layers or [None]:
-        for spec in expand_attributions(names, explained, layer, cell=cell):
-            explain = create_attribution(spec, explained, layer, cell=cell, **_bounded(spec, chunk))
+        for spec in expand_attributions(names, explained, layer, cell=cell, defaults=defaults):
+            explain = create_attribution(spec, explained, layer, cell=cell, **with_defaults(spec, defaults))
             methods.append(Method(spec.label, getattr(explain, "layer", "input"), explain))
     methods += [Method(name, "input", explain) for name, explain in (callables or {}).items()]
     seen = [(method.label, method.layer) for method in methods]

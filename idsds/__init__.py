@@ -1,7 +1,15 @@
 """IDSDS: the in-domain single-deletion score (Hesse, Schaub-Meyer, Roth, NeurIPS 2024)."""
 
 from idsds.evidence import DomainEvidence, domain_evidence, probe_images
-from idsds.functional import cell_sums, deleted_logits, drops_of, incremental_deletion, output_drops, rank_correlation
+from idsds.functional import (
+    cell_sums,
+    deleted_logits,
+    drops_of,
+    incremental_deletion,
+    output_drops,
+    outputs_of,
+    rank_correlation,
+)
 from idsds.metric import InDomainSingleDeletion
 
 __all__ = [
@@ -13,6 +21,7 @@ __all__ = [
     "drops_of",
     "incremental_deletion",
     "output_drops",
+    "outputs_of",
     "probe_images",
     "rank_correlation",
 ]

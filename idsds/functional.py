@@ -46,15 +46,17 @@ def output_drops(
     grid: PatchGrid,
     fill: str = "zeros",
     *,
+    output: str = "logit",
     chunk: int = 256,
 ) -> Float[Tensor, "b k"]:
-    """The logit that each deleted cell costs: f(x) − f(x without cell), (B, cells), row-major.
+    """What each deleted cell costs: f(x) − f(x without cell), (B, cells), row-major; f is the logit.
 
     Args:
         model: images -> logits (B, classes), in evaluation mode; runs without gradients.
         images: normalised images (B, C, H, W) that the grid divides.
         targets: (B,) class indices, the ground truth in the published protocol.
-        fill: `zeros`, `mean`, `random` or `blur`; see `core.delete_cells`.
+        fill: `zeros`, `mean`, `random`, `blur` or `blur-published`; see `core.delete_cells`.
+        output: f is the target's `logit`, or its `probability` after the softmax (the published design study).
         chunk: the most images in one forward pass.
     Source: Hesse et al. 2024, section 3.
     """
@@ -62,13 +64,21 @@ def output_drops(
     with torch.no_grad():
         whole = torch.cat([model(part) for part in images.split(chunk)])
     check_targets(targets, whole.shape[1])
-    return drops_of(whole, deleted_logits(model, images, grid, fill, chunk=chunk), targets)
+    deleted = deleted_logits(model, images, grid, fill, chunk=chunk)
+    return drops_of(outputs_of(whole, output), outputs_of(deleted, output), targets)
+
+
+def outputs_of(logits: Float[Tensor, "*b classes"], output: str) -> Float[Tensor, "*b classes"]:
+    """Logits (…, classes) as they are (`logit`), or as probabilities, float32 at least (`probability`)."""
+    if output not in ("logit", "probability"):
+        raise InputError(f"output is logit or probability, got {output!r}")
+    return logits if output == "logit" else logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)
 
 
 def drops_of(
     whole: Float[Tensor, "b classes"], deleted: Float[Tensor, "b k classes"], targets: Int[Tensor, " b"]
 ) -> Float[Tensor, "b k"]:
-    """Drops (B, cells) of the targets from logits that are known already."""
+    """Drops (B, cells) of the targets from outputs that are known already."""
     columns = targets[:, None, None].expand(-1, deleted.shape[1], 1)
     return whole.gather(1, targets[:, None]) - deleted.gather(2, columns).squeeze(2)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -150,6 +151,37 @@ def test_images_are_chosen_by_confidence(checkpoint, tmp_path, monkeypatch, caps
     assert chosen.about["confidence"] == 0.99
     assert run("difull", *arguments, "--grids", "1000000000", "--out", tmp_path / "more") == 2
     assert "40 of 80" in capsys.readouterr().err
+
+
+def test_one_use_grids_and_presets_are_taken_and_recorded(checkpoint, scored, tmp_path, monkeypatch, capsys):
+    def certain(runner, model):
+        labels = torch.from_numpy(eval.grids.data_labels(runner.data)[: runner.count])
+        return torch.nn.functional.one_hot(labels, 10).float(), torch.arange(len(labels))
+
+    monkeypatch.setattr(eval.grids, "confidences", certain)
+    arguments = ["--model", checkpoint, "--attributions", "ig", "--layers", "final", "--batch-size", "16"]
+    chosen = ["--one-use", "--limit", "40", "--grids", "6", "--setting", "difull", "gridpg"]
+    assert run("difull", *arguments, *chosen[:3], "--grids", "11", "--out", tmp_path / "many") == 2
+    assert "without a common image: 40 of 40" in capsys.readouterr().err
+    assert run("difull", *arguments, *chosen, "--published", "difull", "--out", tmp_path / "run") == 0
+    settings = summary_of(tmp_path / "run")["settings"]
+    assert (settings["one_use"], settings["published"]) == (True, "difull")
+    assert (summary_of(scored)["settings"]["one_use"], summary_of(scored)["settings"]["published"]) == (False, None)
+    for kind in ("distinct", "corners"):
+        made = Compositions.load(tmp_path / "run" / "compositions" / f"{kind}-2x2.parquet")
+        assert len(np.unique(made.indices)) == made.indices.size == 24
+    again = [*arguments, "--compositions", tmp_path / "run" / "compositions"]
+    assert run("difull", *again[:3], "ig(steps=20)", *again[4:], "--one-use", "--out", tmp_path / "again") == 0
+    tables = [pd.read_parquet(tmp_path / name / "per_image.parquet") for name in ("run", "again")]
+    tables = [table[table.setting == "difull"].drop(columns="attribution") for table in tables]
+    pd.testing.assert_frame_equal(*(table.reset_index(drop=True) for table in tables))
+    capsys.readouterr()
+    repeated = Compositions(np.array([[0, 1, 2, 3], [0, 1, 2, 4]]), np.zeros((2, 4), np.int64), 2, "corners")
+    labels = np.array([open_data("digits", "val").label(index) for index in range(5)])
+    replace(repeated, labels=labels[repeated.indices]).save(tmp_path / "repeated.parquet")
+    shared = ["--compositions", tmp_path / "repeated.parquet", "--one-use", "--out", tmp_path / "not"]
+    assert run("difull", *arguments, *shared) == 2
+    assert "share images" in capsys.readouterr().err
 
 
 def test_mlatt(checkpoint, files, tmp_path):

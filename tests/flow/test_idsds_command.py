@@ -12,11 +12,14 @@ import torch
 from PIL import Image
 from skimage import data as photographs
 
-from checkpoints import save_checkpoint
+from attribution import parse_attribution
+from checkpoints import load_checkpoint, save_checkpoint
 from core import DeletionSpec, InputError, PatchGrid
 from core.cli import run_command
+from data import Samples, normalize, open_data
 from eval.idsds import IdsdsOptions, evaluate
 from tests.reference.networks import small_convnext, small_resnet
+from tests.reference.plain_idsds import plain_cell_sums, plain_drops, plain_scores
 
 FAST = ["random", "edge", "ixg", "gradcam", "occlusion(kernel=16, stride=16)"]
 
@@ -110,6 +113,48 @@ def test_other_protocols(checkpoint, tmp_path, protocol):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert {entry["metric"] for entry in summary["scores"]} == {f"{protocol}_deletion"}
     assert all(0 <= entry["mean"] <= 1 or protocol == "single" for entry in summary["scores"])
+
+
+def test_the_output_holds_for_drops_and_all_methods(checkpoint, tmp_path):
+    arguments = ["--model", checkpoint, "--attributions", "ixg", "ixg(output=logit)", "occlusion(kernel=16, stride=16)"]
+    assert score(*arguments, "--limit", "12", "--output", "probability", "--out", tmp_path / "run") == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["settings"]["output"] == "probability"
+    assert summary["scores"][0]["attribution"].startswith("occlusion")
+    assert summary["scores"][0]["mean"] > 0.999  # its windows are the cells, its target that of the drops
+    table = pd.read_parquet(tmp_path / "run" / "per_image.parquet")
+    found = {name: part.sort_values("index")["value"].to_numpy() for name, part in table.groupby("attribution")}
+    assert not np.allclose(found["ixg"], found["ixg(output='logit')"])
+
+    data, backbone = open_data("digits", "val", size=64), load_checkpoint(checkpoint).backbone
+    samples = Samples(data, backbone.data_config, training=False)
+    images = torch.stack([torch.as_tensor(samples[0, i]["image"]) for i in range(12)])
+    images = normalize(images, backbone.data_config, torch.float32)
+    targets = torch.tensor([data.label(i) for i in range(12)])
+    network = torch.nn.Sequential(backbone, torch.nn.Softmax(dim=1)).eval()
+    drops = plain_drops(network, images, targets, 4, 4)
+    leaf = images.clone().requires_grad_(True)
+    network(leaf)[range(12), targets].sum().backward()
+    expected = plain_scores(drops, plain_cell_sums((leaf * leaf.grad).detach(), 4, 4))
+    np.testing.assert_allclose(found["ixg"], expected, atol=1e-6)
+
+
+def test_a_preset_holds_for_what_isnt_given_and_is_recorded(checkpoint, tmp_path):
+    arguments = ["--model", checkpoint, "--limit", "3", "--attributions"]
+    given = ["ig(steps=20)", "ig(steps=3)", "grad(absolute=True)"]
+    assert score(*arguments, *given, "--out", tmp_path / "given") == 0
+    preset = ["ig", "ig(steps=3)", "grad"]
+    assert score(*arguments, *preset, "--published", "difull", "--out", tmp_path / "preset") == 0
+    other = ["ig(published=difull)", "ig(steps=3)", "grad(absolute=True)"]
+    assert score(*arguments, *other, "--published", "idsds", "--out", tmp_path / "other") == 0
+    tables = [pd.read_parquet(tmp_path / name / "per_image.parquet") for name in ("given", "preset", "other")]
+    for names in zip(given, preset, other, strict=True):
+        labels = [parse_attribution(name).label for name in names]
+        values = [t[t.attribution == label]["value"].to_numpy() for t, label in zip(tables, labels, strict=True)]
+        np.testing.assert_array_equal(values[0], values[1])
+        np.testing.assert_array_equal(values[0], values[2])
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("given", "preset", "other")]
+    assert [summary["settings"]["published"] for summary in summaries] == [None, "difull", "idsds"]
 
 
 def test_a_callable_is_scored_like_any_method(checkpoint, tmp_path):

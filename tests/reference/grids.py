@@ -1,6 +1,8 @@
 """Small networks for the grid protocols, and slow versions of what they compute."""
 
 from fractions import Fraction
+from functools import cache
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -117,6 +119,30 @@ def count_grids(labels, scale, kind):
         return sum(extend((*grid, i)) for i in range(len(labels)) if i not in grid)
 
     return extend(())
+
+
+def most_grids_at_once(sizes, cells, kind):
+    """The most grids without a common image, by trying every choice of classes for one grid after another."""
+    found = 0
+    classes = [number for number, size in enumerate(sizes) if size > 0]
+    if kind == "distinct":
+        choices = [dict.fromkeys(chosen, 1) for chosen in combinations(classes, cells)]
+    else:
+        choices = [
+            {**dict.fromkeys(chosen, 1), corner: 2}
+            for corner in classes
+            if sizes[corner] > 1
+            for chosen in combinations([number for number in classes if number != corner], cells - 2)
+        ]
+    for choice in choices:
+        left = tuple(size - choice.get(number, 0) for number, size in enumerate(sizes))
+        found = max(found, 1 + _most_left(tuple(sorted(left)), cells, kind))
+    return found
+
+
+@cache
+def _most_left(sizes, cells, kind):
+    return most_grids_at_once(sizes, cells, kind)
 
 
 def mutual_information(a, b):

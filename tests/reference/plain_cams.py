@@ -55,6 +55,32 @@ def smooth_grad_cam_plus_plus(features, head, image, target, noises):
     return weighted_sum(plus_plus_weights(maps, *powers), maps)
 
 
+def torchcam_plus_plus(features, head, image, target):
+    """torchcam's Grad-CAM++: g² is divided in a copy that is thrown away, so the weight is Σ g²·relu(g)."""
+    maps, gradients, _ = feature_maps(features, head, image, target)
+    return weighted_sum([sum(float(g) ** 2 * max(float(g), 0.0) for g in gs.flatten()) for gs in gradients], maps)
+
+
+def torchcam_smooth_plus_plus(features, head, image, target, noises):
+    """torchcam's Smooth Grad-CAM++: Σ(mean g³ · A) in the denominator, the last sample's own gradient."""
+    maps, _, _ = feature_maps(features, head, image, target)
+    second, third = torch.zeros_like(maps), torch.zeros_like(maps)
+    for noise in noises:
+        _, gradients, _ = feature_maps(features, head, image + noise, target)
+        second += gradients**2 / len(noises)
+        third += gradients**3 / len(noises)
+    weights = []
+    for k in range(len(maps)):
+        total = sum(float(g3) * float(a) for g3, a in zip(third[k].flatten(), maps[k].flatten(), strict=True))
+        weights.append(
+            sum(
+                float(g2) / (2 * float(g2) + total + 1e-8) * max(float(g), 0.0)
+                for g2, g in zip(second[k].flatten(), gradients[k].flatten(), strict=True)
+            )
+        )
+    return weighted_sum(weights, maps)
+
+
 def x_grad_cam(features, head, image, target):
     maps, gradients, _ = feature_maps(features, head, image, target)
     weights = []
@@ -99,3 +125,16 @@ def score_cam(features, head, image, target):
         scores.append(float(head(features((image * mask)[None]))[0, target].detach()) - baseline)
     total = sum(math.exp(score) for score in scores if score is not None)
     return weighted_sum([0.0 if score is None else math.exp(score) / total for score in scores], maps)
+
+
+def score_cam_of_classes(features, head, image, target):
+    """As in Rao et al.'s code: the weight is the target's softmax probability under the channel's own mask."""
+    maps, _, _ = feature_maps(features, head, image, target)
+    weights = []
+    for feature_map in maps:
+        mask = torch.nn.functional.interpolate(feature_map[None, None], image.shape[-2:], mode="bilinear")[0, 0]
+        flat = bool(mask.max() == mask.min())  # 0 / 0 in the code
+        mask = mask if flat else (mask - mask.min()) / (mask.max() - mask.min())
+        logits = head(features((image * mask)[None]))[0].detach().tolist()
+        weights.append(0.0 if flat else math.exp(logits[target]) / sum(math.exp(logit) for logit in logits))
+    return weighted_sum(weights, maps)

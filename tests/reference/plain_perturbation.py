@@ -3,6 +3,7 @@
 import math
 
 import torch
+from skimage.transform import resize
 
 
 def occlusion(model, image, target, kernel, stride):
@@ -35,6 +36,25 @@ def rise_mask(grid, shift, height, width):
     )[0, 0]
     top, left = (int(float(s) * (c + 1)) for s, c in zip(shift, cell, strict=True))
     return large[top : top + height, left : left + width]
+
+
+def published_rise_mask(grid, corner, height, width):
+    """The paper's code: skimage's `resize` with mode `reflect`, cut at a corner in 0 … cell − 1."""
+    cells = len(grid)
+    cell = math.ceil(height / cells), math.ceil(width / cells)
+    large = resize(
+        grid.numpy(), ((cells + 1) * cell[0], (cells + 1) * cell[1]), order=1, mode="reflect", anti_aliasing=False
+    )
+    return torch.from_numpy(large)[corner[0] : corner[0] + height, corner[1] : corner[1] + width]
+
+
+def published_rise(model, image, target, masks, fill, probability):
+    """Σ of score × mask, divided by the number of masks and the probability that a cell is kept."""
+    total = torch.zeros_like(image[0])
+    for mask in masks:
+        logits = model((image * mask + fill * (1 - mask))[None])[0]
+        total += torch.exp(logits[target]) / torch.exp(logits).sum() * mask
+    return total / len(masks) / probability
 
 
 def rise(model, image, target, masks, fill, softmax):

@@ -18,6 +18,8 @@ PLAIN = {
     "layercam": plain_cams.layer_cam,
     "ablationcam": plain_cams.ablation_cam,
     "scorecam": plain_cams.score_cam,
+    "gradcampp(variant=torchcam)": plain_cams.torchcam_plus_plus,
+    "scorecam(weighting=classes)": plain_cams.score_cam_of_classes,
 }
 OF_TOKENS = ("gradcam", "gradcampp", "xgradcam", "layercam", "ablationcam")
 
@@ -78,6 +80,23 @@ def test_smooth_grad_cam_plus_plus():
     for image, target, ours in zip(images, targets, maps, strict=True):
         cam = plain_cams.smooth_grad_cam_plus_plus(model.features, model.head, image, int(target), noises)
         close(ours[0], cam, 1e-9)
+
+
+def test_smooth_grad_cam_plus_plus_as_torchcam_has_it():
+    model = tiny_model("plain").double()
+    images, targets = tiny_batch(2, side=14, dtype=torch.float64)
+    text = "sg-campp(samples=3, noise=0.4, seed=5, relu=False, variant=torchcam)"
+    maps = create_attribution(text, model, chunk=4)(images, targets)
+    noises = [0.4 * keyed_normal(make_keys(5, k), (3, 14, 14)).double() for k in range(3)]
+    for image, target, ours in zip(images, targets, maps, strict=True):
+        cam = plain_cams.torchcam_smooth_plus_plus(model.features, model.head, image, int(target), noises)
+        close(ours[0], cam, 1e-9)
+
+
+def test_unknown_variants_are_refused():
+    for text in ("gradcampp(variant=other)", "sg-campp(variant=other)", "scorecam(weighting=other)"):
+        with pytest.raises(InputError, match=r"unknown .* 'other'; known:"):
+            create_attribution(text, tiny_model("plain"))
 
 
 def test_without_noise_smooth_grad_cam_plus_plus_is_grad_cam_plus_plus():

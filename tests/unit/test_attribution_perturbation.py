@@ -94,6 +94,35 @@ def test_rise(layer, softmax, name, cells):
         assert (ours[0][~defined] == 0).all()
 
 
+@pytest.mark.parametrize("name", ["rise", "rise-u"])
+@torch.no_grad()
+def test_rise_as_both_benchmarks_have_it(name):
+    model = tiny_model("plain")
+    images, targets = tiny_batch(2, side=21)
+    images = images[..., :17]
+    published = {"divide": "expectation", "far_end": False, "mirror": True}
+    explain = create_attribution(name, model, masks=14, cells=4, probability=0.3, seed=3, chunk=5, **published)
+    maps = explain(images, targets)
+    grids, shifts = explain.draw_grids(torch.arange(14))
+    corners = [(int(y * 6), int(x * 5)) for y, x in shifts]  # 21 rows in cells of 6, 17 columns in cells of 5
+    masks = [plain_perturbation.published_rise_mask(*each, 21, 17) for each in zip(grids, corners, strict=True)]
+    close(explain.draw_masks(torch.arange(14), 21, 17)[:, 0], torch.stack(masks), 1e-6)
+    fill = 2 * keyed_uniform(make_keys(3), (3, 21, 17)) - 1 if name == "rise-u" else torch.zeros(3, 21, 17)
+    for image, target, ours in zip(images, targets, maps, strict=True):
+        close(ours[0], plain_perturbation.published_rise(model, image, int(target), masks, fill, 0.3))
+
+
+def test_the_far_end_of_the_shift_can_be_left_out():
+    cells = {"probability": 0.5, "cells": 4}
+    with_end, without = (create_attribution("rise", tiny_model("plain"), far_end=far, **cells) for far in (True, False))
+    numbers = torch.arange(300)
+    _, shifts = with_end.draw_grids(numbers)
+    ends = (shifts * 7).long() == 6  # cells of 24 / 4 = 6 rows
+    same = (with_end.draw_masks(numbers, 24, 24) == without.draw_masks(numbers, 24, 24)).flatten(1).all(dim=1)
+    assert ends.any()
+    assert not same[ends.any(dim=1)].any()
+
+
 @torch.no_grad()
 def test_rise_of_tokens_masks_patches_and_leaves_the_class_token():
     model = tiny_model("vit")
@@ -138,7 +167,14 @@ def test_a_model_blind_to_its_input_has_a_flat_rise_map():
 
 @pytest.mark.parametrize(
     "text",
-    ["rise(masks=0)", "rise(cells=0)", "rise(probability=0.0)", "rise-u(probability=1.5)", "occlusion(stride=17)"],
+    [
+        "rise(divide=other)",
+        "rise(masks=0)",
+        "rise(cells=0)",
+        "rise(probability=0.0)",
+        "rise-u(probability=1.5)",
+        "occlusion(stride=17)",
+    ],
 )
 def test_impossible_parameters_are_refused(text):
     with pytest.raises(InputError, match="got"):

@@ -190,7 +190,7 @@ def test_the_description_agrees_with_the_methods():
     assert list(rows) == list_attributions()
     for name, row in rows.items():
         assert row.summary
-        assert set(row.parameters) == set(parameters_of(name)) - {"chunk"}
+        assert set(row.parameters) == set(parameters_of(name)) - {"chunk", "output"}
         for count in (row.forward, row.backward):
             assert count.replace(".", "").isdigit() or " " in count or count.isalpha()
     assert (rows["ig"].forward, rows["ig"].backward) == ("50", "50")
@@ -200,4 +200,4 @@ def test_the_description_agrees_with_the_methods():
     assert "channels" in rows["ablationcam"].forward
     assert rows["gradcam"].layer == "final"
     assert rows["gradcam"].aliases == ("Grad-CAM", "GradCam")
-    assert rows["sg-campp"].parameters == {"samples": 4, "noise": 0.3, "seed": 0, "relu": True}
+    assert rows["sg-campp"].parameters == {"samples": 4, "noise": 0.3, "seed": 0, "variant": "paper", "relu": True}

@@ -10,7 +10,7 @@ import torch
 from core import InputError
 from difull import Compositions, choose_confident, make_compositions
 from difull.compositions import count_possible
-from tests.reference.grids import count_grids
+from tests.reference.grids import count_grids, most_grids_at_once
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 3, 3])
 
@@ -64,6 +64,68 @@ def test_every_possible_grid_is_found(kind):
     possible = count_possible(LABELS[1:], 2, kind)
     made = make_compositions(LABELS, np.arange(1, 8), 2, possible, kind)
     assert len({tuple(grid) for grid in made.indices}) == possible
+
+
+SIZES = [sizes for classes in (3, 4, 5) for sizes in itertools.combinations_with_replacement(range(1, 5), classes)]
+
+
+@pytest.mark.parametrize("kind", ["distinct", "corners"])
+def test_grids_without_a_common_image_are_counted_exactly_and_all_found(kind):
+    for sizes in SIZES:
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        possible = count_possible(labels, 2, kind, reuse=False)
+        assert possible == most_grids_at_once(tuple(sizes), 4, kind), sizes
+        if possible:
+            for seed in range(3):
+                made = make_compositions(labels, np.arange(len(labels)), 2, possible, kind, seed, reuse=False)
+                assert made.one_use
+                assert len(set(made.indices.ravel())) == 4 * possible
+                for classes in made.labels:
+                    assert len(set(classes)) == (4 if kind == "distinct" else 3)
+                    assert kind == "distinct" or classes[0] == classes[-1]
+
+
+@pytest.mark.parametrize("kind", ["distinct", "corners"])
+def test_as_many_one_use_grids_as_possible_are_found_without_luck(kind, monkeypatch):
+    monkeypatch.setattr("difull.one_use.TRIES", 0)  # every grid is planned, as where draws leave too few images
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        scale = int(generator.choice([2, 3]))
+        sizes = generator.integers(0, 12, size=generator.integers(scale**2 - 1, 16))
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        possible = count_possible(labels, scale, kind, reuse=False)
+        if possible:
+            made = make_compositions(labels, np.arange(len(labels)), scale, possible, kind, reuse=False)
+            assert made.one_use
+            assert len(made) == possible
+            for classes in made.labels:
+                assert len(set(classes)) == scale**2 - (kind == "corners")
+
+
+@pytest.mark.parametrize("kind", ["distinct", "corners"])
+@pytest.mark.parametrize("scale", [2, 3])
+def test_one_use_grids_are_of_their_kind_and_draw_classes_evenly(kind, scale):
+    labels = np.repeat(np.arange(20), 30)
+    made = make_compositions(labels, np.arange(600), scale, 30, kind, seed=3, reuse=False)
+    again = make_compositions(labels, np.arange(600), scale, 30, kind, seed=3, reuse=False)
+    assert np.array_equal(made.indices, again.indices)
+    other = make_compositions(labels, np.arange(600), scale, 30, kind, seed=4, reuse=False)
+    assert not np.array_equal(made.indices, other.indices)
+    assert made.about["reuse"] is False
+    assert np.array_equal(made.labels, labels[made.indices])
+    assert len(np.unique(made.indices)) == made.indices.size
+    counts = np.bincount(made.labels.ravel(), minlength=20)
+    assert counts.min() > 0.3 * counts.mean()
+    assert not make_compositions(labels, np.arange(600), scale, 200, kind).one_use
+
+
+def test_too_many_one_use_grids_are_refused_with_the_counts():
+    with pytest.raises(InputError, match=r"9 distinct grids of 2×2 without a common image, but 8 .* allow 1$"):
+        make_compositions(LABELS, np.arange(8), 2, 9, reuse=False)
+    confidences = torch.eye(4)[LABELS]
+    assert len(choose_confident(confidences, LABELS, scale=2, count=1, reuse=False)) == 8
+    with pytest.raises(InputError, match="2 distinct grids of 2×2 without a common image"):
+        choose_confident(confidences, LABELS, scale=2, count=2, reuse=False)
 
 
 def test_what_cant_be_made_is_refused_with_the_counts():

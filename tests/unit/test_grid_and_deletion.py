@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import correlate
 
 from core import FILLS, LEAKING_FILLS, WHOLE, DeletionSpec, InputError, PatchGrid, delete_cells
 from tests.reference.plain_idsds import plain_cell_sums, plain_delete
@@ -63,10 +64,29 @@ def test_what_was_deleted_does_not_matter(fill):
     assert torch.equal(delete_cells(poisoned, cells, GRID, fill, keys), delete_cells(images, cells, GRID, fill, keys))
 
 
-def test_blur_leaks():
+@pytest.mark.parametrize("fill", sorted(LEAKING_FILLS))
+def test_blur_leaks(fill):
     images = torch.rand(1, 3, 64, 64)
     poisoned = torch.where(GRID.mask(torch.tensor([3]), 64, 64), torch.nan, images)
-    assert delete_cells(poisoned, torch.tensor([3]), GRID, "blur").isnan().any()
+    assert delete_cells(poisoned, torch.tensor([3]), GRID, fill).isnan().any()
+
+
+def test_the_published_blur_is_wider_and_zero_beyond_the_border():
+    images = torch.randn(2, 3, 40, 56, dtype=torch.float64)
+    cells = torch.tensor([0, 6])
+    kernel = np.array(
+        [[np.exp(-(((y - 25) / 82) ** 2)) * np.exp(-(((x - 25) / 82) ** 2)) for x in range(51)] for y in range(51)]
+    )
+    deleted = delete_cells(images, cells, GRID, "blur-published")
+    for image, cell, ours in zip(images, cells.tolist(), deleted, strict=True):
+        top, left = cell // 4 * 10, cell % 4 * 14
+        for channel in range(3):
+            blurred = correlate(image[channel].numpy(), kernel / kernel.sum(), mode="constant", cval=0)
+            expected = image[channel].numpy().copy()
+            expected[top : top + 10, left : left + 14] = blurred[top : top + 10, left : left + 14]
+            np.testing.assert_allclose(ours[channel].numpy(), expected, rtol=0, atol=1e-12)
+    spec = DeletionSpec(GRID, "blur-published")
+    assert DeletionSpec.from_dict(spec.to_dict()).fill == "blur-published"
 
 
 def test_mean_fill_is_the_mean_of_the_kept_pixels():

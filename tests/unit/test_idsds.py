@@ -32,6 +32,16 @@ def published_maps(published, name):
     return create_attribution(METHODS[name], model)(images, targets)
 
 
+def test_drops_of_the_probability_are_those_of_a_network_with_softmax(published):
+    model, arrays, images, targets = published
+    drops = output_drops(model, images, targets, PatchGrid(4, 4), output="probability", chunk=37)
+    expected = plain_drops(torch.nn.Sequential(model, torch.nn.Softmax(dim=1)), images, targets, 4, 4)
+    np.testing.assert_allclose(drops.numpy(), expected, rtol=0, atol=1e-6)
+    assert not np.allclose(drops.numpy(), arrays["grid4/drops"][..., 0], atol=1e-3)
+    with pytest.raises(InputError, match="logit or probability, got 'softmax'"):
+        output_drops(model, images, targets, PatchGrid(4, 4), output="softmax")
+
+
 @pytest.mark.parametrize("cells", [4, 8])
 def test_drops_equal_the_published(published, cells):
     model, arrays, images, targets = published

@@ -155,6 +155,35 @@ def test_bagnet_evidence_is_the_logit_of_each_patch_and_sums_to_the_logit(name, 
     assert torch.allclose(maps, positions if place == "position" else expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", BAGNETS)
+def test_dense_bagnet_evidence_is_the_logit_of_every_patch_of_the_padded_image(name):
+    """As the published heat map has it: patches of the receptive field's size at stride 1, one after another."""
+    backbone = make_backbone(name, torch.float64)
+    images, targets = make_batch(2, 27, torch.float64)
+    images = images[..., :21]  # neither square nor a multiple of the stride
+    maps = create_attribution("bagnet(place=dense)", backbone, chunk=7)(images, targets)
+    assert maps.shape == (2, 1, 27, 21)
+    field = backbone.model.receptive_field
+    padded = torch.zeros(2, 3, 27 + field - 1, 21 + field - 1, dtype=torch.float64)
+    padded[:, :, (field - 1) // 2 : (field - 1) // 2 + 27, (field - 1) // 2 : (field - 1) // 2 + 21] = images
+    for row in range(27):
+        patches = [padded[:, :, row : row + field, col : col + field] for col in range(21)]
+        logits = torch.stack([target_logits(backbone, patch, targets) for patch in patches], dim=1)
+        torch.testing.assert_close(maps[:, 0, row], logits, rtol=1e-9, atol=1e-9)
+
+
+def test_dense_bagnet_evidence_keeps_passes_small_and_counts_them():
+    backbone = make_backbone("bagnet9_small")
+    images, targets = make_batch(2)
+    explain = create_attribution("bagnet(place=dense)", backbone, chunk=5)
+    sizes = []
+    backbone.model.layer4[0].register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    explain(images, targets)
+    assert max(sizes) <= 5
+    assert explain.passes == (64, 0)
+    assert sum(sizes) == 2 * 64 + 2  # and one patch of each, for the bias
+
+
 def test_bcos_convolution_follows_its_formula():
     torch.manual_seed(0)
     for b in (1.0, 2.0, 2.5):

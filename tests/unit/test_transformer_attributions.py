@@ -8,7 +8,12 @@ from attribution.transformers import chefer_step, rollout_step
 from backbones import Backbone, PlainModel, create_backbone
 from core import InputError
 from core.resize import resize_maps
-from tests.reference.plain_transformer import plain_chefer, plain_rollout
+from tests.reference.plain_transformer import (
+    plain_chefer,
+    plain_chefer_lrp,
+    plain_grad_cam_on_attention,
+    plain_rollout,
+)
 
 SMALL = {"num_classes": 5, "embed_dim": 24, "depth": 3, "num_heads": 3, "input_size": 64}
 
@@ -38,7 +43,8 @@ POOLINGS = [
 
 @pytest.mark.parametrize("arguments", POOLINGS)
 @pytest.mark.parametrize(
-    "parameters", [{}, {"fusion": "max"}, {"fusion": "min", "residual": 0.2}, {"discard": 0.4}, {"residual": 0.0}]
+    "parameters",
+    [{}, {"fusion": "max"}, {"fusion": "min", "residual": 0.2}, {"discard": 0.4}, {"residual": 0.0}, {"start": 1}],
 )
 def test_rollout_follows_the_plain_version_of_one_image(arguments, parameters):
     backbone = make_backbone(**arguments).double()
@@ -59,6 +65,50 @@ def test_chefer_follows_the_plain_version_of_one_image(arguments):
         plain = plain_chefer(backbone.model, image.clone(), target)
         assert float(plain.abs().max()) > 0
         assert torch.allclose(found[0], plain, rtol=1e-9, atol=1e-12)
+
+
+# The rule for skip connections divides by sums that cross 0: even in double precision six digits are lost.
+@pytest.mark.parametrize("arguments", [*POOLINGS, {"qk_norm": True, "init_values": 0.5}])
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_cheferlrp_follows_the_plain_version_of_one_image(arguments, start):
+    backbone = make_backbone(**arguments).double()
+    images, targets = make_batch()
+    maps = create_attribution("CheferLRP", backbone, start=start, chunk=2)(images, targets)
+    assert maps.shape == (3, 1, 4, 4)
+    for image, target, found in zip(images, targets.tolist(), maps, strict=True):
+        plain = plain_chefer_lrp(backbone.model, image, target, start)
+        assert float(plain.max()) > 0
+        assert torch.allclose(found[0], plain, rtol=1e-6, atol=1e-6 * float(plain.max()))
+
+
+def test_cheferlrp_starts_at_the_second_block_and_takes_plain_vits_only():
+    backbone = make_backbone().double()
+    images, targets = make_batch()
+    maps = create_attribution("cheferlrp", backbone)(images, targets)
+    assert torch.equal(maps, create_attribution("cheferlrp(start=1)", backbone)(images, targets))
+    assert not torch.allclose(maps, create_attribution("cheferlrp(start=0)", backbone)(images, targets))
+    for name in ("deit_tiny_distilled_patch16_224", "beit_base_patch16_224"):
+        with pytest.raises(InputError, match="cheferlrp needs a ViT of plain blocks"):
+            create_attribution("cheferlrp", create_backbone(name, **SMALL))
+    for method in ("cheferlrp", "rollout"):
+        with pytest.raises(InputError, match=r"start must lie in 0 … 2, got 3"):
+            create_attribution(method, backbone, start=3)
+    with pytest.raises(InputError, match="logit only"):
+        create_attribution("cheferlrp(output=probability)", backbone)
+
+
+@pytest.mark.parametrize("arguments", POOLINGS)
+def test_grad_cam_on_attention_follows_the_plain_version_of_one_image(arguments):
+    backbone = make_backbone(**arguments).double()
+    images, targets = make_batch()
+    maps = create_attribution("gradcam-attention", backbone)(images, targets)
+    for image, target, found in zip(images, targets.tolist(), maps, strict=True):
+        plain = plain_grad_cam_on_attention(backbone.model, image.clone(), target)
+        assert torch.allclose(found[0], plain, rtol=1e-9, atol=1e-12)
+    assert maps.max() > 0
+    signed = create_attribution("gradcam-attention(relu=False)", backbone)(images, targets)
+    assert signed.min() < 0
+    assert torch.equal(signed.relu(), maps)
 
 
 def test_a_distilled_transformer_is_read_at_both_of_its_tokens():
@@ -101,7 +151,7 @@ def test_other_families_with_the_same_attention_work(method, name, arguments):
     assert maps.flatten(1).std(dim=1).min() > 0
 
 
-@pytest.mark.parametrize("method", ["rollout", "chefer"])
+@pytest.mark.parametrize("method", ["rollout", "chefer", "cheferlrp", "gradcam-attention"])
 def test_the_batch_is_its_images_whatever_the_chunk(method):
     backbone = make_backbone()
     images, targets = make_batch(5, torch.float32)
@@ -122,7 +172,7 @@ def test_only_chefer_depends_on_the_target():
         assert torch.equal(explain(images, targets), explain(images, others)) == same
 
 
-@pytest.mark.parametrize("method", ["rollout", "chefer"])
+@pytest.mark.parametrize("method", ["rollout", "chefer", "cheferlrp", "gradcam-attention"])
 def test_the_model_is_left_as_it_was_even_after_an_error(method):
     backbone = make_backbone().train()
     backbone.model.set_grad_checkpointing(True)
@@ -142,7 +192,7 @@ def test_the_model_is_left_as_it_was_even_after_an_error(method):
     assert all(parameter.requires_grad and parameter.grad is None for parameter in backbone.parameters())
 
 
-@pytest.mark.parametrize("method", ["rollout", "chefer"])
+@pytest.mark.parametrize("method", ["rollout", "chefer", "cheferlrp", "gradcam-attention"])
 def test_networks_without_visible_attention_and_other_layers_are_refused(method):
     for name in ("resnet10t", "test_convnext", "swin_tiny_patch4_window7_224", "xcit_nano_12_p16_224"):
         with pytest.raises(InputError, match=name):
@@ -167,7 +217,7 @@ class Quarters(nn.Module):
         return self.model(torch.cat(rows)).unflatten(0, (4, -1)).mean(dim=0)
 
 
-@pytest.mark.parametrize("method", ["rollout", "chefer"])
+@pytest.mark.parametrize("method", ["rollout", "chefer", "cheferlrp", "gradcam-attention"])
 def test_a_grid_of_images_is_refused_rather_than_misread(method):
     explain = create_attribution(method, Quarters(make_backbone().model))
     with pytest.raises(InputError, match="grid"):
