@@ -34,7 +34,8 @@ def class_files(root: Path) -> tuple[list[str], list[tuple[bytes, int]]]:
         raise InputError(f"class folders without images in {root}: {names}")
     if search.left_out:
         warnings.warn(
-            f"{search.left_out} links in {root} lead to images that are there already; each file counts once",
+            f"links in {root} that lead to images that are there already: {search.left_out} left out, "
+            "each file counts once",
             stacklevel=3,
         )
     return search.classes, search.files
