@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from backbones import create_backbone
+from checkpoints import load_model, save_checkpoint
 from core import DeletionSpec
 from core.cli import run_command
 from data import normalize, open_data
@@ -78,3 +79,16 @@ def test_a_deleted_pixel_is_black_and_its_complement_white(name):
     expected = torch.cat([pixels / 255, 1 - pixels / 255], dim=1)
     expected[0, :, *cell] = black
     torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-6)
+
+
+def test_a_checkpoint_keeps_the_normalisation_that_it_was_trained_with(tmp_path):
+    overlay = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    for name, arguments in (("earlier", {"pretrained_cfg_overlay": overlay}), ("now", {})):
+        backbone = create_backbone("bcos_resnet10_small", num_classes=3, **arguments)
+        backbone.arguments = {}
+        save_checkpoint(tmp_path / name, backbone, deletion=None, classes=["a", "b", "c"], training={})
+        again = load_model(str(tmp_path / name)).backbone
+        assert again.data_config["mean"] == (overlay["mean"] if arguments else (0, 0, 0))
+        pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+        encoded = again.split("encode").stem(normalize(pixels, again.data_config))
+        torch.testing.assert_close(encoded, torch.cat([pixels / 255, 1 - pixels / 255], dim=1), rtol=0, atol=1e-6)
