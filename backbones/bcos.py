@@ -2,7 +2,8 @@
 
 A B-cos layer gives |cos(x, w)|^(B−1) · ŵᵀx: linear in x, with weights that depend on x. The layers align
 with what they see, so that the linear map is an explanation. As in B-cos v2 there is no activation
-function, normalisation neither centres nor shifts, and the image comes in six channels [x, 1 − x].
+function, normalisation neither centres nor shifts, and the image comes in six channels [x, 1 − x], x in
+[0, 1] (mean 0, standard deviation 1), so that a pixel filled with `zeros` is [0, 0, 0, 1, 1, 1]: black.
 Names and shapes of the parameters are those of the published weights.
 """
 
@@ -12,13 +13,14 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional
 
 from backbones.split import Layout, Step
 from backbones.timm_models import register_layout
 from backbones.variants import Variant, register_variants, stage_layout
+
+MEAN, STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 class UnitConv2d(nn.Conv2d):
@@ -115,7 +117,8 @@ class BcosResNet(nn.Module):
             cross entropy starts at the base rate.
     """
 
-    pretrained_cfg: ClassVar[Any] = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    pretrained_cfg: ClassVar[Any] = {"mean": MEAN, "std": STD}
+    training_loss: ClassVar[str] = "binary_cross_entropy"
 
     def __init__(
         self,
@@ -201,10 +204,11 @@ register_variants(
     BcosResNet,
     __name__,
     {
-        "bcos_resnet18": Variant({"layers": (2, 2, 2, 2)}, 224, "conv1.linear", "fc.linear"),
-        "bcos_resnet50": Variant({"layers": (3, 4, 6, 3), "bottleneck": True}, 224, "conv1.linear", "fc.linear"),
-        "bcos_resnet10_small": Variant(
-            {"layers": (1, 1, 1, 1), "width": 16, "small": True}, 64, "conv1.linear", "fc.linear"
-        ),
+        name: Variant(arguments, size, "conv1.linear", "fc.linear", mean=MEAN, std=STD)
+        for name, arguments, size in (
+            ("bcos_resnet18", {"layers": (2, 2, 2, 2)}, 224),
+            ("bcos_resnet50", {"layers": (3, 4, 6, 3), "bottleneck": True}, 224),
+            ("bcos_resnet10_small", {"layers": (1, 1, 1, 1), "width": 16, "small": True}, 64),
+        )
     },
 )

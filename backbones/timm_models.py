@@ -173,6 +173,11 @@ class TimmBackbone(Explainable):
         return int(self.model.num_classes)  # type: ignore[arg-type]
 
     @property
+    def training_loss(self) -> str:
+        """The loss that the network is trained with unless asked otherwise; its class may declare one."""
+        return str(getattr(self.model, "training_loss", "cross_entropy"))
+
+    @property
     def input_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return tuple(self.data_config["input_size"][1:])  # type: ignore[return-value]

@@ -19,6 +19,7 @@ class Variant:
     """A named network: the keywords of its class, the side of its images in pixels, its outer layers.
 
     `fixed`: the side is part of the network (position embeddings), and timm's `img_size` sets it.
+    `mean`, `std`: what its images are normalised by.
     """
 
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -26,6 +27,8 @@ class Variant:
     first_conv: str = "conv1"
     classifier: str = "fc"
     fixed: bool = False
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
 
 
 def register_variants(family: type[nn.Module], module: str, variants: dict[str, Variant]) -> None:
@@ -59,8 +62,8 @@ def _config(variant: Variant) -> dict[str, Any]:
         "fixed_input_size": variant.fixed,
         "interpolation": "bilinear",
         "crop_pct": 0.875 if variant.size == 224 else 1.0,
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
+        "mean": variant.mean,
+        "std": variant.std,
         "first_conv": variant.first_conv,
         "classifier": variant.classifier,
     }

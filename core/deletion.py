@@ -84,9 +84,10 @@ def delete_cells(
 
     Args:
         cells: 0 … grid.cells - 1, or -1 (`WHOLE`) for an image that stays whole.
-        fill: `zeros` (the mean colour of the model's normalisation), `mean` (of the kept pixels),
-            `random` (uniform in [-1, 1]), `blur` (kernel 51, σ 41) or `blur-published` (its kernel in the
-            published code, of an effective σ of 58, with zero padding); both leak the deleted pixels.
+        fill: `zeros` (the mean colour of the model's normalisation: black for B-cos networks, whose
+            mean is 0), `mean` (of the kept pixels), `random` (uniform in [-1, 1]), `blur` (kernel 51, σ 41)
+            or `blur-published` (its kernel in the published code, of an effective σ of 58, with zero
+            padding); both blurs leak the deleted pixels.
         keys: (B,) int64 seeds of the random fill; the image's own kept pixels and the cell by default.
     Raises:
         InputError: shapes that don't fit, a cell outside the grid, an unknown fill.

@@ -49,7 +49,7 @@ class IndexedData(ABC):
         """A short digest of `identity`: equal data, equal fingerprint."""
         digest = hashlib.sha256()
         for line in self.identity():
-            digest.update(line.encode() + b"\n")
+            digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
         return digest.hexdigest()[:16]
 
 

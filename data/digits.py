@@ -180,6 +180,10 @@ class DigitScenes(ImageData):
         self._kept: dict[int, Scene] = {}
         self._room = cache_bytes // (4 * size * size)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the scenes that are kept: a loader process draws its own."""
+        return {**self.__dict__, "_kept": {}}
+
     def __len__(self) -> int:
         return self.count
 

@@ -4,49 +4,95 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from array import array
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
+import torch
+from PIL import Image
+from torch import Tensor
 
 from core.errors import InputError
-from data.base import DATA, CorruptImage, ImageData
+from data.base import DATA, ImageData
+from data.class_folders import class_files
+from data.pictures import read_image
 
 
 class FolderData(ImageData):
     """Files in class folders, in the order given.
 
+    Their names lie end to end in one tensor, some 50 bytes an image, and go to loader processes as
+    shared memory.
+
     Args:
-        files: (path, label) pairs; paths below `root`.
+        files: (path, label) pairs; paths below `root`, as text, bytes or `Path`.
     """
 
-    def __init__(self, name: str, split: str, root: Path, classes: list[str], files: list[tuple[Path, int]]):
-        self.name, self.split, self.root, self.classes, self.files = name, split, root, classes, files
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        root: Path,
+        classes: list[str],
+        files: Iterable[tuple[str | bytes | os.PathLike[Any], int]],
+    ):
+        self.name, self.split, self.root, self.classes = name, split, root, classes
+        within = os.path.join(os.fsencode(root), b"")
+        names, ends, labels = bytearray(), array("q", [0]), array("i")
+        for path, label in files:
+            encoded = os.fsencode(path)
+            if not encoded.startswith(within):
+                encoded = within + os.fsencode(Path(os.fsdecode(encoded)).relative_to(root))
+            names += encoded[len(within) :]
+            ends.append(len(names))
+            labels.append(label)
+        self._names = _as_tensor(names, torch.uint8)
+        self._ends, self._labels = _as_tensor(ends, torch.int64), _as_tensor(labels, torch.int32)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._labels)
+
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self.root / self._below_root(range(len(self))[index])
+
+    def _below_root(self, index: int) -> str:
+        start, end = self._ends[index : index + 2].tolist()
+        return os.fsdecode(self._names[start:end].numpy().tobytes())
 
     def image(self, index: int) -> Image.Image:
-        return read_image(self.files[index][0])
+        return read_image(self.path(index))
 
     def label(self, index: int) -> int:
-        return self.files[index][1]
+        return int(self._labels[index])
 
     def identity(self) -> Iterable[str]:
         yield f"{self.name.partition(':')[0]}/{self.split}/{','.join(self.classes)}"
-        for path, label in self.files:
-            yield f"{path.relative_to(self.root).as_posix()}/{label}/{path.stat().st_size}"
+        for index in range(len(self)):
+            below = self._below_root(index)
+            yield f"{below.replace(os.sep, '/')}/{self.label(index)}/{_size(os.path.join(self.root, below))}"
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return super().fingerprint()
+
+    def fingerprint(self) -> str:
+        """Asks for the size of every file, once."""
+        return self._fingerprint
 
 
-def read_image(path: Path) -> Image.Image:
-    """Decode a file as RGB; CorruptImage names it if that fails."""
+def _as_tensor(buffer: bytearray | array[int], dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(buffer, dtype=dtype).clone() if buffer else torch.empty(0, dtype=dtype)
+
+
+def _size(path: str) -> int | str:
+    """Bytes of a file; a link that leads nowhere is found corrupt when it is read."""
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CorruptImage(f"corrupt image {path} ({reason}); --skip-corrupt counts such files and goes on") from error
+        return os.stat(path).st_size
+    except OSError:
+        return "missing"
 
 
 def _existing_folder(kind: str, path: str | None) -> Path:
@@ -58,21 +104,13 @@ def _existing_folder(kind: str, path: str | None) -> Path:
     return root
 
 
-def _class_files(root: Path) -> tuple[list[str], list[tuple[Path, int]]]:
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    files = [
-        (Path(folder) / name, label)
-        for label, kind in enumerate(classes)
-        for folder, _, names in os.walk(root / kind, followlinks=True)
-        for name in names
-        if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
-    ]
-    if not files:
-        raise InputError(f"no images in {root}; expected {root}/CLASS/*.jpg (one folder per class)")
-    empty = set(range(len(classes))) - {label for _, label in files}
-    if empty:
-        raise InputError(f"class folders without images in {root}: {', '.join(classes[i] for i in sorted(empty)[:5])}")
-    return classes, files
+def _ordered(
+    folder: Path, files: list[tuple[bytes, int]], order: Callable[[bytes], Any]
+) -> Iterable[tuple[bytes, int]]:
+    """Files below a folder, sorted by what `order` makes of their path there."""
+    files.sort(key=lambda file: order(file[0].replace(os.sep.encode(), b"/")))
+    root = os.fsencode(folder)
+    return ((os.path.join(root, path), label) for path, label in files)
 
 
 @DATA.decorator("imagefolder")
@@ -88,9 +126,9 @@ def open_imagefolder(path: str | None, *, split: str, **unused: object) -> Folde
         if (root / "train").is_dir() or (root / "val").is_dir() or split == "train":
             raise InputError(f"no folder {folder}; expected {root}/train/CLASS/* and {root}/val/CLASS/*")
         folder = root
-    classes, files = _class_files(folder)
-    files.sort(key=lambda file: hashlib.sha256(file[0].relative_to(folder).as_posix().encode()).digest())
-    return FolderData(f"imagefolder:{path}", split, folder, classes, files)
+    classes, files = class_files(folder)
+    ordered = _ordered(folder, files, lambda path: hashlib.sha256(path).digest())
+    return FolderData(f"imagefolder:{path}", split, folder, classes, ordered)
 
 
 @DATA.decorator("imagenet")
@@ -103,8 +141,8 @@ def open_imagenet(path: str | None, *, split: str, **unused: object) -> FolderDa
     folder = root / split
     if not folder.is_dir():
         raise InputError(f"no folder {folder}; expected {root}/train/WNID/*.JPEG and {root}/val/WNID/*.JPEG")
-    classes, files = _class_files(folder)
+    classes, files = class_files(folder)
     if len(classes) != 1000:
         raise InputError(f"{folder} holds {len(classes)} class folders; ImageNet has 1000")
-    files.sort(key=lambda file: (file[0].name, file[0]))
-    return FolderData(f"imagenet:{path}", split, folder, classes, files)
+    ordered = _ordered(folder, files, lambda path: (path.rpartition(b"/")[2], path.split(b"/")))
+    return FolderData(f"imagenet:{path}", split, folder, classes, ordered)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from scipy.io import loadmat
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.datasets import SBDataset, VOCSegmentation
@@ -21,6 +22,7 @@ from core.registry import Registry
 from data.base import CorruptImage, IndexedData
 from data.digits import DigitScenes
 from data.loading import KeyedSamples
+from data.pictures import read_image
 
 VOID = 255
 """The label of pixels that count for nothing."""
@@ -113,10 +115,10 @@ class SegmentationSamples(KeyedSamples):
 
 
 class TorchvisionMasks(SegmentationData):
-    """torchvision's VOCSegmentation or SBDataset, with its files checked when they are read."""
+    """The files that torchvision's VOCSegmentation or SBDataset names, checked when they are read."""
 
     def __init__(self, name: str, split: str, root: Path, source: VOCSegmentation | SBDataset):
-        self.name, self.split, self.root, self.source = name, split, root, source
+        self.name, self.split, self.root = name, split, root
         self.classes = VOC_CLASSES
         self.files = [(Path(image), Path(mask)) for image, mask in zip(source.images, source.masks, strict=True)]
         missing = [path for pair in self.files for path in pair if not path.is_file()]
@@ -130,16 +132,14 @@ class TorchvisionMasks(SegmentationData):
 
     def example(self, index: int) -> tuple[Image.Image, Tensor]:
         image_file, mask_file = self.files[index]
+        image = read_image(image_file)
         try:
-            image, target = self.source[index]
-            values = np.asarray(target)
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, KeyError, IndexError, TypeError) as error:
+            values, kind = _read_mask(mask_file)
+        except Exception as error:  # SciPy's parser raises whatever it stumbles on
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise _corrupt(f"can't read {image_file} with {mask_file} ({reason})") from error
+            raise _corrupt(f"can't read {mask_file} ({reason})") from error
         if values.ndim != 2 or values.dtype.kind not in "ub":
-            raise _corrupt(
-                f"{mask_file} has mode {target.mode}; a mask is a palette or grayscale image of class indices"
-            )
+            raise _corrupt(f"{mask_file} has mode {kind}; a mask is a palette or grayscale image of class indices")
         if values.shape != (image.height, image.width):
             raise _corrupt(
                 f"{mask_file} has {values.shape[1]}×{values.shape[0]} pixels, its image {image.width}×{image.height}"
@@ -154,6 +154,15 @@ class TorchvisionMasks(SegmentationData):
         yield f"{self.name.partition(':')[0]}/{self.split}"
         for pair in self.files:
             yield "/".join(f"{path.name}/{path.stat().st_size}" for path in pair)
+
+
+def _read_mask(path: Path) -> tuple[np.ndarray, str]:
+    """The numbers in a picture, or in a file of the SBD benchmark, and what kind they are of."""
+    if path.suffix == ".mat":
+        values = loadmat(path)["GTcls"][0]["Segmentation"][0]
+        return values, str(values.dtype)
+    with Image.open(path) as picture:
+        return np.asarray(picture), picture.mode
 
 
 def _corrupt(message: str) -> CorruptImage:

@@ -83,7 +83,7 @@ def finetune(
         weight_decay: weight decay.
         schedule: step (×0.1 every --step-epochs) or onecycle.
         step_epochs: epochs between two steps of the schedule.
-        loss: cross_entropy, or binary_cross_entropy with one-hot targets (B-cos).
+        loss: cross_entropy, or binary_cross_entropy with one-hot targets; by default the latter for B-cos networks.
         train_images: how many scenes to draw, for digits.
         val_images: how many validation scenes to draw, for digits.
         accelerator: as in Lightning.
@@ -105,8 +105,6 @@ def finetune(
     composite = CompositeSpec(composite_prob, composite_scale) if composite_prob else None
     if composite is None:
         given = {key: value for key, value in given.items() if not key.startswith("composite_")}
-    settings = {**given, **asdict(recipe), "grid": [deletion.grid.rows, deletion.grid.cols]}
-    prepare_out(out, settings, resume, overwrite)
 
     size = input_size or (64 if data.partition(":")[0] == "digits" else None)
     classes = len(open_data(data, "train", count=1).classes)
@@ -122,6 +120,9 @@ def finetune(
     backbone = checkpoint.backbone
     if backbone.num_classes != classes:
         raise InputError(f"{recipe.model} has {backbone.num_classes} classes, {data} has {classes}")
+    recipe = recipe.override(loss=loss or backbone.training_loss)
+    settings = {**given, **asdict(recipe), "grid": [deletion.grid.rows, deletion.grid.cols]}
+    prepare_out(out, settings, resume, overwrite)
     deletion.grid.check(*backbone.input_size)
     train, val = (
         open_data(data, split, size=backbone.input_size[0], seed=seed, count=count)

@@ -88,10 +88,12 @@ def loss_function(name: Loss) -> nn.Module:
     return nn.CrossEntropyLoss() if name == "cross_entropy" else OneHotBinaryCrossEntropy()
 
 
-class OneHotBinaryCrossEntropy(nn.Module):
-    """Binary cross entropy of logits (B, classes) with one-hot targets, summed over the classes."""
+class OneHotBinaryCrossEntropy(nn.BCEWithLogitsLoss):
+    """Binary cross entropy of logits (B, classes) with one-hot targets: the mean over batch and classes.
 
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The mean over the batch."""
-        one_hot = nn.functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
-        return nn.functional.binary_cross_entropy_with_logits(logits, one_hot, reduction="sum") / len(logits)
+    Source: the published `BCEWithLogitsLoss()` of B-cos networks (Hesse et al. 2024, appendix).
+    """
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The loss of logits (B, classes) and labels (B,)."""
+        return super().forward(input, nn.functional.one_hot(target, input.shape[1]).to(input.dtype))

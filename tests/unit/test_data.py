@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -192,6 +194,16 @@ def test_evaluation_batches_keep_their_images_and_none_is_repeated(count, world)
     whole = list(KeyedBatches(count, 4, shuffle=False))
     assert sorted(seen) == sorted(whole)
     assert [len(part) for part in parts] == [len(list(part)) for part in parts]
+
+
+def test_scenes_that_are_kept_do_not_go_to_loader_processes():
+    data = DigitScenes("val", count=8)
+    fresh = len(pickle.dumps(data))
+    images = [data.image(index) for index in range(8)]
+    assert len(pickle.dumps(data)) == fresh
+    assert data._kept
+    again = pickle.loads(pickle.dumps(data))
+    assert all(torch.equal(again.image(index), image) for index, image in enumerate(images))
 
 
 def test_batches_that_cannot_be_made_are_refused():

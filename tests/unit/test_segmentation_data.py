@@ -159,6 +159,15 @@ def test_a_mask_that_does_not_fit_is_named_and_counted(tmp_path, mask, message):
     assert (batch["index"].tolist(), int(batch["corrupt"])) == ([1], 1)
 
 
+@pytest.mark.parametrize("length", [0, 3, 100, 200, 300])
+def test_a_truncated_mask_of_sbd_is_corrupt(tmp_path, length):
+    root = make_sbd(tmp_path, [("val", 1)])
+    file = root / "cls" / "val_0.mat"
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(CorruptImage, match=r"can't read .*val_0\.mat"):
+        open_segmentation_data(f"sbd:{root}", "val").mask(0)
+
+
 def test_missing_files_and_empty_lists_are_refused(tmp_path):
     root = make_voc(tmp_path, [("val", 2), ("train", 0)])
     with pytest.raises(InputError, match=r"the train list of voc:.* is empty"):
