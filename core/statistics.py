@@ -109,8 +109,10 @@ def compare_with_control(
     """For each other method: its mean paired `difference` from the control, Holm-corrected `p` and `above`.
 
     `above` holds where p (of all pairs of methods, as in `paired_tests`) is below `level` and the
-    method is the better one, by its mean and by its ranks.
+    method is the better one, by its mean and by its ranks. Empty where the control wasn't run.
     """
+    if control not in scores:
+        return {}
     names, matrix = paired_tests(scores)
     found = {}
     for row, name in enumerate(names):

@@ -25,7 +25,7 @@ from checkpoints import save_checkpoint, save_segmenter
 from core import DeletionSpec
 from core.cli import run_command
 from core.results import write_json
-from data import open_data
+from data import normalize, open_data, open_segmentation_data
 from difull import make_compositions
 from eval import aggatt, dea, difull, idsds, leakage, mlatt
 from tests.reference.networks import small_resnet
@@ -98,8 +98,9 @@ HEARD = {
     "aggatt": SHARED
     | OF_GRIDS
     | {
+        "layers": (["--layers", "input", "final"], lambda run: names_of(run, "layer") == {"input", "final"}),
         "cell": (["--cell", "8"], setting("cell", 8)),
-        "map_size": (["--map-size", "8"], lambda run: {m.shape[-1] for m in run.bins.values()} <= {1, 2, 4, 8}),
+        "map_size": (["--map-size", "8"], lambda run: {m.shape[-1] for m in run.bins.values()} == {3, 8}),
         "examples": (
             ["--examples", "1"],
             lambda run: {len(p["examples"]) for row in run.summary["bins"] for p in row["bins"]} <= {0, 1},
@@ -111,9 +112,10 @@ HEARD = {
         "scale": (["--scale", "3"], setting("scale", [3])),
         "fill": (["--fill", "mean"], lambda run: "mean" in json.dumps(run.summary["proofs"])),
     },
-    "dea": SHARED
+    "dea": {name: SHARED[name] for name in SHARED if name != "input_size"}
     | {
-        "limit": (["--limit", "3"], lambda run: run.summary["data"]["n_images"] == 3),
+        "model": (["--model", "SEGMENTER"], lambda run: run.summary["model"]["sha256"]),
+        "limit": (["--limit", "8"], lambda run: run.summary["data"]["n_images"] == 8),
         "fractions": (["--fractions", "0.2", "0.4"], setting("fractions", [0.2, 0.4])),
         "fill": (["--fill", "zeros"], setting("fill", "zeros")),
         "region": (["--region", "annotated"], setting("region", "annotated")),
@@ -223,7 +225,7 @@ REFUSED = {
             "published": "idsds",
         }.items()
     },
-    "dea": OF_EVALUATIONS | LISTS | {"arch": (NOT_THOSE[0], "those of a resnet18")},
+    "dea": OF_EVALUATIONS | LISTS | {"input_size": (["--input-size", "32"], "brings its own")},
     "patch_finetune": {"data": NO_DATA, "pretrained": NO_WEIGHTS, "arch": NOT_THOSE},
     "segmentation_finetune": {"data": NO_DATA, "pretrained": NO_WEIGHTS, "arch": NOT_THOSE},
 }
@@ -242,16 +244,32 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flags")
     digits = [str(digit) for digit in range(10)]
     save_checkpoint(folder / "classifier", small_resnet(10), deletion=DeletionSpec(), classes=digits, training={})
-    torch.manual_seed(0)
-    segmenter = create_segmenter("test_convnext", 11, input_size=64)
-    save_segmenter(
-        folder / "segmenter", segmenter, deletion=DeletionSpec(), classes=["background", *digits], training={}
-    )
+    names = ["background", *digits]
+    save_segmenter(folder / "segmenter", _undecided(), deletion=DeletionSpec(), classes=names, training={})
     torch.save({"weight": torch.zeros(1)}, folder / "weights.pth")
     validation = open_data("digits", "val", count=60)
     labels = np.array([validation.label(index) for index in range(60)])
     make_compositions(labels, np.arange(60), 2, 3, "corners").save(folder / "files" / "corners.parquet")
-    return {"WEIGHTS": folder / "weights.pth", "FILES": folder / "files", "CHECKPOINT": folder / "classifier"}
+    return {
+        "WEIGHTS": folder / "weights.pth",
+        "FILES": folder / "files",
+        "CHECKPOINT": folder / "classifier",
+        "SEGMENTER": folder / "segmenter",
+    }
+
+
+def _undecided():
+    """An untrained segmentation network whose classes all win somewhere."""
+    torch.manual_seed(3)
+    shape = {"channels": [8, 8, 16, 16], "stem_width": 8, "skip": "layer1", "zero_init_last": False}
+    model = create_segmenter("resnet10t", 11, input_size=32, **shape).eval()
+    scenes = open_segmentation_data("digits", size=32, count=8)
+    images = normalize(torch.stack([scenes.image(index) for index in range(8)]), model.data_config)
+    with torch.no_grad():
+        dense = model(images)
+        model.classifier.weight /= dense.std()
+        model.classifier.bias -= dense.mean(dim=(0, 2, 3)) / dense.std()
+    return model
 
 
 def own_model(command, places):

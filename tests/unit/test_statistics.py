@@ -133,5 +133,6 @@ def test_a_control_is_compared_pair_by_pair():
     assert found["below"]["p"] < 0.001
     lower = compare_with_control("edge", scores, higher_is_better=False)
     assert {name for name, entry in lower.items() if entry["above"]} == {"below"}
+    assert compare_with_control("contours", scores) == {}
     far = np.where(np.arange(40) < 2, 100.0, edge - 0.05)  # two images alone lift the mean
     assert not compare_with_control("edge", {"edge": edge, "far": far})["far"]["above"]
