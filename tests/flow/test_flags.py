@@ -273,11 +273,7 @@ def _undecided():
 
 
 def own_model(command, places):
-    return (
-        places["CHECKPOINT"].parent / "segmenter"
-        if command in ("dea", "segmentation_finetune")
-        else places["CHECKPOINT"]
-    )
+    return places["SEGMENTER" if command in ("dea", "segmentation_finetune") else "CHECKPOINT"]
 
 
 def call(command, arguments, places):
