@@ -23,7 +23,7 @@ from eval.difull import DifullOptions
 from eval.difull import evaluate as difull
 from eval.leakage import LeakageOptions
 from eval.leakage import evaluate as leakage
-from eval.mlatt import MlattOptions, correlate
+from eval.mlatt import MlattOptions
 from eval.mlatt import evaluate as mlatt
 from tests.reference.networks import small_resnet
 from training.composite import Composite, CompositeSpec
@@ -167,28 +167,6 @@ def test_mlatt(checkpoint, files, tmp_path):
     scores = {(s["attribution"], s["layer"]): s["mean"] for s in summary["scores"]}
     assert rows["ixg", "input", 1]["localization"] == pytest.approx(scores["ixg", "input"])
     assert (tmp_path / "run/plots/correlation-gridpg-2x2.png").is_file()
-
-
-def test_correlation_is_scipys():
-    from scipy.stats import spearmanr
-
-    rng = np.random.default_rng(0)
-    names = [("gradcam", "final"), ("ixg", "input")]
-    frames = [
-        pd.DataFrame(
-            {"index": np.repeat(np.arange(30), 4), "cell": np.tile(np.arange(4), 30), "localization": rng.random(120)}
-        )
-        for _ in names
-    ]
-    frames = [
-        frame.assign(setting="gridpg", scale=2, attribution=name, layer=layer, kernel=1, kernel_of_map=1)
-        for frame, (name, layer) in zip(frames, names, strict=True)
-    ]
-    found = correlate(pd.concat(frames).sample(frac=1, random_state=0), 0)
-    expected = spearmanr(frames[0].localization, frames[1].localization).statistic
-    by_name = {row["attribution"]: row for row in found}
-    assert by_name["ixg"]["spearman"] == pytest.approx(expected, abs=1e-12)
-    assert by_name["ixg"]["ci95"][0] < expected < by_name["ixg"]["ci95"][1]
 
 
 def test_aggatt(checkpoint, files, tmp_path):
