@@ -225,7 +225,12 @@ REFUSED = {
             "published": "idsds",
         }.items()
     },
-    "dea": OF_EVALUATIONS | LISTS | {"input_size": (["--input-size", "32"], "brings its own")},
+    "dea": OF_EVALUATIONS
+    | LISTS
+    | {
+        "input_size": (["--input-size", "32"], "brings its own"),
+        "pretrained": (NO_WEIGHTS[0], "an FCN on resnet18 needs num_classes"),
+    },
     "patch_finetune": {"data": NO_DATA, "pretrained": NO_WEIGHTS, "arch": NOT_THOSE},
     "segmentation_finetune": {"data": NO_DATA, "pretrained": NO_WEIGHTS, "arch": NOT_THOSE},
 }
