@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ def use_precision(precision: str) -> str:
         warnings.simplefilter("ignore")
         torch.backends.cudnn.allow_tf32 = fast
         torch.backends.cuda.matmul.allow_tf32 = fast
-    for backend in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul):
+    backends: Any = torch.backends
+    for backend in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul):
         backend.fp32_precision = "tf32" if fast else "ieee"
     return "32-true" if fast else precision

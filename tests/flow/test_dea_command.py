@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import eval.runner
 from attribution import create_attribution
 from backbones import SegmentationTarget, create_segmenter
 from checkpoints import load_segmenter, save_segmenter
@@ -222,6 +223,35 @@ def test_a_callable_and_only_the_classes_asked_for(checkpoint, results, tmp_path
     wanted = table[(table["class"] == label) & (table.attribution == "ega")]
     for name in ("ega", "mine"):
         np.testing.assert_allclose(part[part.attribution == name]["value"], wanted["value"], atol=1e-9)
+
+
+def test_drops_are_float32_under_mixed_precision(checkpoint, tmp_path):
+    """A map that doesn't depend on precision scores as in float32 to the last bit; digits name classes."""
+    tables = []
+    for precision in ("32-true", "bf16-mixed"):
+        arguments = ["--model", checkpoint, "--attributions", "random", "ega", "--limit", "6", *ALL]
+        arguments += ["--classes", "3", "5", "7", "--precision", precision, "--out", tmp_path / precision]
+        assert score(*arguments) == 0
+        tables.append(pd.read_parquet(tmp_path / precision / "per_image.parquet"))
+    assert set(tables[0]["class"]) <= {4, 6, 8}
+    random, ega = ([table[table.attribution == name] for table in tables] for name in ("random", "ega"))
+    pd.testing.assert_frame_equal(*random, check_exact=True)
+    assert (ega[0]["value"].to_numpy() != ega[1]["value"].to_numpy()).any()
+
+
+def test_a_diverged_model_is_named(checkpoint, tmp_path, capsys, monkeypatch):
+    load = eval.runner.load_named
+
+    def diverged(*arguments, **keywords):
+        found = load(*arguments, **keywords)
+        with torch.no_grad():
+            found.backbone.classifier.bias[2] = torch.nan
+        return found
+
+    monkeypatch.setattr(eval.runner, "load_named", diverged)
+    assert score("--model", checkpoint, "--limit", "2", *ALL, "--out", tmp_path / "run") == 2
+    assert "resnet10t gives NaN or infinite logits for 2 of 2 images" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

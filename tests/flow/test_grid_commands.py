@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import eval.aggatt
 import eval.grids
 from checkpoints import load_checkpoint, save_checkpoint
 from core import DeletionSpec
@@ -23,7 +24,7 @@ from eval.difull import DifullOptions
 from eval.difull import evaluate as difull
 from eval.leakage import LeakageOptions
 from eval.leakage import evaluate as leakage
-from eval.mlatt import MlattOptions, correlate
+from eval.mlatt import MlattOptions
 from eval.mlatt import evaluate as mlatt
 from tests.reference.networks import small_resnet
 from training.composite import Composite, CompositeSpec
@@ -200,28 +201,6 @@ def test_mlatt(checkpoint, files, tmp_path):
     assert (tmp_path / "run/plots/correlation-gridpg-2x2.png").is_file()
 
 
-def test_correlation_is_scipys():
-    from scipy.stats import spearmanr
-
-    rng = np.random.default_rng(0)
-    names = [("gradcam", "final"), ("ixg", "input")]
-    frames = [
-        pd.DataFrame(
-            {"index": np.repeat(np.arange(30), 4), "cell": np.tile(np.arange(4), 30), "localization": rng.random(120)}
-        )
-        for _ in names
-    ]
-    frames = [
-        frame.assign(setting="gridpg", scale=2, attribution=name, layer=layer, kernel=1, kernel_of_map=1)
-        for frame, (name, layer) in zip(frames, names, strict=True)
-    ]
-    found = correlate(pd.concat(frames).sample(frac=1, random_state=0), 0)
-    expected = spearmanr(frames[0].localization, frames[1].localization).statistic
-    by_name = {row["attribution"]: row for row in found}
-    assert by_name["ixg"]["spearman"] == pytest.approx(expected, abs=1e-12)
-    assert by_name["ixg"]["ci95"][0] < expected < by_name["ixg"]["ci95"][1]
-
-
 def test_aggatt(checkpoint, files, tmp_path):
     arguments = ["--model", checkpoint, "--compositions", files, "--attributions", "ixg", "gradcam", "--map-size", "64"]
     assert run("aggatt", *arguments, "--layers", "input", "final", "--out", tmp_path / "run") == 0
@@ -359,3 +338,80 @@ def test_two_processes_give_the_numbers_of_one(checkpoint, files, scored, tmp_pa
     two, one = (pd.read_parquet(folder / "per_image.parquet") for folder in (tmp_path / "two", scored))
     one = one[(one.setting == "gridpg") & (one.attribution == "ixg") & (one.layer == "final")].reset_index(drop=True)
     pd.testing.assert_frame_equal(two, one, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def other_sized(tmp_path_factory):
+    """A model of another size and normalisation."""
+    folder = tmp_path_factory.mktemp("model") / "other"
+    backbone = small_resnet(10)
+    backbone.data_config |= {"input_size": (3, 32, 32), "mean": (0.1, 0.4, 0.7), "std": (0.5, 0.9, 0.3)}
+    classes = [str(digit) for digit in range(10)]
+    save_checkpoint(folder, backbone, deletion=None, classes=classes, training={})
+    return folder
+
+
+def test_a_baseline_and_the_models_that_choose_see_the_images_as_they_do_alone(
+    checkpoint, other_sized, files, tmp_path, monkeypatch
+):
+    arguments = ["--attributions", "random", "--layers", "input", "--setting", "difull", "--batch-size", "8"]
+    beside = ["--model", checkpoint, "--baseline", other_sized, "--compositions", files]
+    assert run("difull", *arguments, *beside, "--out", tmp_path / "beside") == 0
+    alone = ["--model", other_sized, "--compositions", files, "--out", tmp_path / "alone"]
+    assert run("difull", *arguments, *alone) == 0
+    (found,), (wanted,) = (summary_of(tmp_path / name)["accuracy"] for name in ("beside", "alone"))
+    assert {key: found[f"baseline{key}"] for key in ("", "_ci95", "_per_cell")} == {
+        key: wanted[f"accuracy{key}"] for key in ("", "_ci95", "_per_cell")
+    }
+
+    probabilities, confidences = {}, eval.grids.confidences
+
+    def kept(runner, model):
+        found = confidences(runner, model)
+        probabilities[runner.options.model, model.backbone.input_size] = found[0]
+        return found
+
+    monkeypatch.setattr(eval.grids, "confidences", kept)
+    for first, more in ((checkpoint, [other_sized, "timm:test_convnext"]), (other_sized, [])):
+        choose = ["--choose-with", *more] if more else []
+        command = ["--model", first, *choose, "--limit", "24", "--grids", "1", "--confidence", "1"]
+        assert run("difull", *arguments, *command, "--out", tmp_path / "none") == 2
+    of = {str(checkpoint): "main", str(other_sized): "alone"}
+    by = {(of[model], size): values for (model, size), values in probabilities.items()}
+    torch.testing.assert_close(by["main", (32, 32)], by["alone", (32, 32)], rtol=0, atol=0)
+
+
+def test_the_grids_on_the_sheets_are_those_of_the_summary(checkpoint, files, tmp_path, monkeypatch):
+    """One grid can't be read, so that places in the table and numbers of grids fall apart."""
+    shown, draw = [], eval.aggatt.examples_figure
+
+    def keep(*arguments):
+        figure = draw(*arguments)
+        texts = [axis.get_xlabel() for axis in figure.axes]
+        shown.extend(int(text.removeprefix("grid ")) for text in texts if text.startswith("grid "))
+        return figure
+
+    read = eval.grids.GridSamples.__getitem__
+    monkeypatch.setattr(
+        eval.grids.GridSamples, "__getitem__", lambda self, key: None if key[1] == 1 else read(self, key)
+    )
+    monkeypatch.setattr(eval.aggatt, "examples_figure", keep)
+    arguments = ["--model", checkpoint, "--compositions", files, "--attributions", "random", "--examples", "9"]
+    assert run("aggatt", *arguments, "--out", tmp_path / "run") == 0
+    (entry,) = summary_of(tmp_path / "run")["bins"]
+    assert sorted(shown) == sorted(number for part in entry["bins"] for number in part["examples"])
+    assert sorted(set(shown)) == [0, 2, 3, 4]
+
+
+def test_mlatt_lists_and_records_how_it_scores(checkpoint, files, tmp_path, capsys):
+    assert run("mlatt", "--list-attributions") == 0
+    assert "gradcam" in capsys.readouterr().out
+    arguments = ["--model", checkpoint, "--compositions", files, "--setting", "difull", "--attributions", "gradcam"]
+    arguments += ["--layers", "final", "--kernels", "1", "--bilinear"]
+    assert run("mlatt", *arguments, "--out", tmp_path / "run") == 0
+    summary = summary_of(tmp_path / "run")
+    assert summary["settings"]["scoring"] == "bilinear"
+    means = [entry["mean"] for entry in summary["scores"] if entry["metric"] == "localization"]
+    assert [row["localization"] for row in summary["correlations"]] == pytest.approx(means)
+    assert any("5 grids: too few" in line for line in summary["cautions"])
+    assert any(line.startswith("heads of difull 2×2: accuracy") for line in summary["cautions"])

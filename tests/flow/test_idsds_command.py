@@ -4,15 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import wilcoxon
 from skimage import data as photographs
 
+import eval.runner
 from attribution import parse_attribution
+from backbones import create_backbone
 from checkpoints import load_checkpoint, save_checkpoint
 from core import DeletionSpec, InputError, PatchGrid
 from core.cli import run_command
@@ -109,7 +113,8 @@ def test_the_first_images_are_the_same_in_a_longer_run(checkpoint, results, tmp_
 @pytest.mark.parametrize("protocol", ["single", "incremental"])
 def test_other_protocols(checkpoint, tmp_path, protocol):
     arguments = ["--model", checkpoint, "--attributions", "ixg", "--limit", "6", "--protocol", protocol]
-    assert score(*arguments, "--out", tmp_path / "run", "--steps", "4") == 0
+    arguments += ["--steps", "4"] if protocol == "incremental" else []
+    assert score(*arguments, "--out", tmp_path / "run") == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert {entry["metric"] for entry in summary["scores"]} == {f"{protocol}_deletion"}
     assert all(0 <= entry["mean"] <= 1 or protocol == "single" for entry in summary["scores"])
@@ -282,25 +287,142 @@ def test_a_checkpoint_of_other_classes_is_refused(tmp_path, capsys):
     assert "'a' where the data has '0'" in capsys.readouterr().err
 
 
-def test_methods_no_better_than_edges_are_flagged(checkpoint, tmp_path, capsys):
-    assert (
-        score(
-            "--model",
-            checkpoint,
-            "--attributions",
-            "ixg|abs",
-            "occlusion(kernel=16, stride=16)",
-            "--limit",
-            "40",
-            "--out",
-            tmp_path / "run",
-        )
-        == 0
-    )
+def test_methods_no_better_than_edges_by_a_paired_test_are_flagged(checkpoint, tmp_path, capsys):
+    """The verdicts are those of scipy's tests on the file of per-image values, not of two intervals."""
+    arguments = [
+        "--model",
+        checkpoint,
+        "--attributions",
+        "ixg|abs",
+        "ixg",
+        "gradcam",
+        "occlusion(kernel=16, stride=16)",
+    ]
+    assert score(*arguments, "--limit", "40", "--out", tmp_path / "run") == 0
     lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line[:2].strip().isdigit()}
-    assert "not above edge" not in lines["occlusion(kernel=16,"]
-    scores = {
-        entry["attribution"]: entry for entry in json.loads((tmp_path / "run" / "summary.json").read_text())["scores"]
-    }
-    flagged = not scores["ixg|abs"]["ci95"][0] > scores["edge"]["ci95"][1]
-    assert ("not above edge" in lines["ixg|abs"]) == flagged
+    table = pd.read_parquet(tmp_path / "run" / "per_image.parquet").fillna({"value": 0.0})
+    wide = table.pivot(index="index", columns="attribution", values="value")
+    pairs = list(combinations(wide.columns, 2))
+    p_values = [wilcoxon(wide[a] - wide[b], zero_method="pratt").pvalue for a, b in pairs]
+    order, corrected, worst = np.argsort(p_values), {}, 0.0
+    for rank, place in enumerate(order):
+        worst = max(worst, min(1.0, p_values[place] * (len(pairs) - rank)))
+        corrected[frozenset(pairs[place])] = worst
+    tests = json.loads((tmp_path / "run" / "summary.json").read_text())["tests"]["against_edge"]
+    layers = {"gradcam": "gradcam@final"}
+    assert set(tests) == {layers.get(name, name) for name in wide.columns} - {"edge"}
+    for name in wide.columns.drop("edge"):
+        found = tests[layers.get(name, name)]
+        difference = (wide[name] - wide["edge"]).mean()
+        assert found["p"] == pytest.approx(corrected[frozenset((name, "edge"))])
+        assert found["difference"] == pytest.approx(difference)
+        assert found["above"] == (found["p"] < 0.05 and difference > 0)
+        if name != "random":
+            assert ("not above edge" in lines[name.split()[0]]) == (not found["above"])
+    assert tests["occlusion(kernel=16, stride=16)"]["above"]
+
+
+def test_drops_are_float32_under_mixed_precision(checkpoint, tmp_path):
+    """A map that doesn't depend on precision scores as in float32 to the last bit."""
+    tables, summaries = [], []
+    for precision in ("32-true", "bf16-mixed"):
+        out = tmp_path / precision
+        arguments = ["--model", checkpoint, "--attributions", "ixg", "--limit", "12", "--precision", precision]
+        assert score(*arguments, "--out", out) == 0
+        table = pd.read_parquet(out / "per_image.parquet")
+        tables.append(table[table.attribution == "random"])
+        summaries.append(json.loads((out / "summary.json").read_text()))
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    assert summaries[0]["evidence"] == summaries[1]["evidence"]
+    means = [{s["attribution"]: s["mean"] for s in summary["scores"]}["ixg"] for summary in summaries]
+    assert means[0] != means[1]  # the maps are in bf16
+
+
+def test_incremental_deletion_looks_in_float32_and_counts_every_attribution(checkpoint, tmp_path):
+    curves = {}
+    for precision in ("32-true", "bf16-mixed"):
+        arguments = ["--model", checkpoint, "--attributions", "ixg", "--limit", "4", "--protocol", "incremental"]
+        arguments += ["--steps", "3", "--reattribute", "--precision", precision, "--out", tmp_path / precision]
+        assert score(*arguments) == 0
+        table = pd.read_parquet(tmp_path / precision / "per_image.parquet")
+        curves[precision] = table[table.attribution == "random"]
+        for entry in json.loads((tmp_path / precision / "summary.json").read_text())["scores"]:
+            assert entry["seconds"] > 0
+    pd.testing.assert_frame_equal(*curves.values(), check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def other_sized(tmp_path_factory):
+    """A baseline of another size and normalisation than the model."""
+    folder = tmp_path_factory.mktemp("model") / "other"
+    torch.manual_seed(5)
+    backbone = create_backbone("test_convnext", 10, input_size=32).eval()
+    backbone.data_config |= {"mean": (0.1, 0.4, 0.7), "std": (0.5, 0.9, 0.3)}
+    classes = [str(digit) for digit in range(10)]
+    save_checkpoint(folder, backbone, deletion=None, classes=classes, training={})
+    return folder
+
+
+def test_a_baseline_sees_the_images_as_it_does_by_itself(checkpoint, other_sized, tmp_path):
+    common = ["--attributions", "ixg", "--limit", "24", "--batch-size", "8"]
+    assert score("--model", checkpoint, "--baseline", other_sized, *common, "--out", tmp_path / "beside") == 0
+    assert score("--model", other_sized, "--protocol", "single", *common, "--out", tmp_path / "alone") == 0
+    beside, alone = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("beside", "alone"))
+    beside["evidence"]["baseline"].pop("name")
+    assert beside["evidence"]["baseline"] == alone["evidence"]["model"]
+
+
+def test_a_baseline_that_cannot_lose_the_cells_is_refused(checkpoint, other_sized, tmp_path, capsys):
+    arguments = ["--model", checkpoint, "--baseline", other_sized, "--grid", "64", "--allow-out-of-domain"]
+    assert score(*arguments, "--out", tmp_path / "run") == 2
+    assert "can't lose the same cells: a 64×64 grid does not divide 32×32" in capsys.readouterr().err
+
+
+def test_untrained_models_are_drawn_by_the_seed(tmp_path):
+    """Two runs, two processes and a baseline by name are one model; another seed is another one."""
+    arguments = ["--model", "timm:test_convnext", "--protocol", "single", "--attributions", "ixg", "--limit", "12"]
+    arguments += ["--batch-size", "4", "--baseline", "timm:test_convnext"]
+    tables = {}
+    for name, more in {"one": [], "again": [], "two": ["--devices", "2"], "other": ["--seed", "1"]}.items():
+        command = [sys.executable, "-m", "eval.idsds", *arguments, *more, "--accelerator", "cpu"]
+        if name == "two":
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+            subprocess.run([*command, "--out", str(tmp_path / name)], check=True, env=environment, timeout=400)
+        else:
+            torch.manual_seed(len(name))
+            assert score(*command[3:], "--out", tmp_path / name) == 0
+        tables[name] = pd.read_parquet(tmp_path / name / "per_image.parquet")
+        evidence = json.loads((tmp_path / name / "summary.json").read_text())["evidence"]
+        evidence["baseline"].pop("name")
+        assert evidence["baseline"] == evidence["model"]
+    pd.testing.assert_frame_equal(tables["one"], tables["again"], check_exact=True)
+    pd.testing.assert_frame_equal(tables["one"], tables["two"], check_exact=True)
+    ixg = [tables[name].query("attribution == 'ixg'")["predicted"].to_numpy() for name in ("one", "other")]
+    assert (ixg[0] != ixg[1]).any()
+
+
+@pytest.mark.parametrize("protocol", ["single", "incremental"])
+def test_a_diverged_model_is_named(tmp_path, capsys, monkeypatch, protocol):
+    load = eval.runner.load_named
+
+    def diverged(*arguments, **keywords):
+        checkpoint = load(*arguments, **keywords)
+        with torch.no_grad():
+            next(checkpoint.backbone.parameters()).mul_(torch.inf)
+        return checkpoint
+
+    monkeypatch.setattr(eval.runner, "load_named", diverged)
+    arguments = ["--model", "timm:test_convnext", "--protocol", protocol, "--limit", "3", "--out", tmp_path / "run"]
+    assert score(*arguments, "--attributions", "ixg") == 2
+    assert "test_convnext gives NaN or infinite logits for 3 of 3 images" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_few_images_and_poor_accuracy_are_told(results, checkpoint, tmp_path, capsys):
+    lines = json.loads((results / "summary.json").read_text())["cautions"]
+    assert [line.partition(":")[0] for line in lines] == ["the model"]
+    assert score("--model", checkpoint, "--attributions", "ixg", "--limit", "19", "--out", tmp_path / "run") == 0
+    lines = json.loads((tmp_path / "run" / "summary.json").read_text())["cautions"]
+    assert "19 images: too few" in lines[0]
+    printed = capsys.readouterr().out
+    assert all(f"caution: {line}" in printed for line in lines)

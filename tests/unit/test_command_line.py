@@ -94,6 +94,11 @@ def test_lists_end_at_the_next_flag():
     ]  # fmt: skip
 
 
+def test_words_of_a_list_of_names_stay_words():
+    assert parse("--names", "3", "05", "--sizes", "5").names == ["3", "05"]
+    assert parse("--names=7").names == ["7"]
+
+
 def test_files_are_written_whole_or_not_at_all(tmp_path):
     write_json(tmp_path / "a.json", {"x": float("nan"), "y": (1, 2)})
     assert (tmp_path / "a.json").read_text() == '{\n  "x": null,\n  "y": [\n    1,\n    2\n  ]\n}\n'

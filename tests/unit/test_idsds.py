@@ -12,7 +12,7 @@ from idsds import (
     output_drops,
     rank_correlation,
 )
-from idsds.evidence import separability
+from idsds.evidence import PROBE_IMAGES, probe_images, separability
 from tests.reference.networks import plain_cnn, published_idsds, small_resnet
 from tests.reference.plain_idsds import plain_cell_sums, plain_drops, plain_incremental, plain_scores
 
@@ -160,6 +160,22 @@ def test_evidence_by_hand():
     assert (found.accuracy, found.accuracy_deleted, found.agreement) == (0.75, 0.875, 0.625)
     assert found.accuracy_per_cell == [1.0, 0.75]
     assert np.isnan(found.separability)
+    assert (found.n, found.n_probe) == (4, 0)
+
+
+def test_the_probe_is_given_the_same_few_of_many_images():
+    few, many = probe_images(50_000, seed=3), probe_images(1024, seed=3)
+    assert len(few) == PROBE_IMAGES
+    assert len(set(few.tolist())) == PROBE_IMAGES
+    assert abs(float(few.double().mean()) / 25_000 - 1) < 0.05  # from all over the data
+    assert many.tolist() == list(range(1024))
+    assert not torch.equal(few, probe_images(50_000, seed=4))
+    torch.manual_seed(0)
+    whole = torch.zeros(600, dtype=torch.int64)
+    features = torch.randn(100, 4)
+    found = domain_evidence(whole, whole[:, None], whole, features, features + 3)
+    assert (found.n, found.n_probe) == (600, 100)
+    assert found.separability > 0.8
 
 
 def test_probe_finds_a_shift_and_nothing_where_there_is_none():

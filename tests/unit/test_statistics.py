@@ -7,7 +7,15 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from core.results import summarize_scores
-from core.statistics import average_ranks, holm, mean_interval, paired_tests, spearman_rows
+from core.statistics import (
+    average_ranks,
+    compare_with_control,
+    holm,
+    mean_interval,
+    paired_tests,
+    signed_rank_test,
+    spearman_rows,
+)
 
 ties = arrays(np.float64, (3, 16), elements=st.integers(-3, 3).map(float))
 
@@ -70,7 +78,7 @@ def test_paired_tests_tell_better_from_equal():
     assert p[0, 1] < 1e-10
     assert p[0, 2] == 1
     np.testing.assert_array_equal(p, p.T)
-    expected = stats.wilcoxon(base - base * 0.9, zero_method="zsplit").pvalue
+    expected = stats.wilcoxon(base - base * 0.9).pvalue
     assert paired_tests({"x": base, "y": base * 0.9})[1][0, 1] == pytest.approx(expected)
 
 
@@ -78,3 +86,53 @@ def test_undefined_images_count_as_zero_in_the_mean_alone():
     score = summarize_scores(np.array([0.5, np.nan, 0.25]), attribution="a", layer="input", metric="idsds", seed=0)
     assert (score.mean, score.mean_defined, score.n, score.n_undefined) == (0.25, 0.375, 3, 1)
     assert score.ci95[0] <= score.mean <= score.ci95[1]
+
+
+def test_signed_ranks_are_scipys_after_pratt():
+    """Few differences: all signs, as scipy's exact and permutation tests; many: its normal approximation."""
+    rng = np.random.default_rng(0)
+    few = rng.normal(0.3, 1, 9)
+    assert signed_rank_test(few)[0] == pytest.approx(stats.wilcoxon(few, method="exact").pvalue)
+    zeros = np.array([0, 0, 0, 0.5, -0.2, 0.7, 0.5, 0.9])
+    permuted = stats.wilcoxon(zeros, zero_method="pratt", method=stats.PermutationMethod(n_resamples=np.inf))
+    assert signed_rank_test(zeros)[0] == pytest.approx(permuted.pvalue)
+    many = np.where(rng.random(300) < 0.7, 0, rng.normal(0.2, 1, 300).round(1))
+    assert signed_rank_test(many)[0] == pytest.approx(stats.wilcoxon(many, zero_method="pratt").pvalue)
+    assert signed_rank_test(np.array([0.0, np.nan])) == (1.0, 0.0)
+    assert signed_rank_test(np.array([1.0, 2.0, np.nan, 3.0]))[1] == 1
+
+
+def test_most_pairs_tied_hides_no_difference():
+    """20 gains and no loss among 500 pairs: a sign test has p = 2e-6; splitting the zeros hides it."""
+    differences = np.zeros(500)
+    differences[:20] = np.linspace(0.1, 0.5, 20)
+    sign_test = stats.binomtest(20, 20).pvalue
+    assert sign_test < 1e-5
+    assert signed_rank_test(differences)[0] < 1e-4
+    assert stats.wilcoxon(differences, zero_method="zsplit").pvalue > 0.05
+
+
+@pytest.mark.parametrize("share", [0.0, 0.9, 0.97])
+def test_signed_ranks_reject_as_often_as_they_say(share):
+    """Symmetric differences of 200 pairs, of which most may be zero: at most 5 % (and 1 %) fall below .05 (.01)."""
+    rng = np.random.default_rng(2)
+    draws = np.where(rng.random((1500, 200)) < share, 0, rng.normal(size=(1500, 200)))
+    p = np.array([signed_rank_test(row)[0] for row in draws])
+    assert 0.015 < (p < 0.05).mean() < 0.07
+    assert (p < 0.01).mean() < 0.02
+
+
+def test_a_control_is_compared_pair_by_pair():
+    """Wide, overlapping intervals may hide a difference that every image shows, and the other way round."""
+    rng = np.random.default_rng(3)
+    edge = rng.normal(0.3, 0.5, 40)
+    scores = {"edge": edge, "always": edge + rng.uniform(0.01, 0.1, 40), "below": edge - 0.1, "same": edge.copy()}
+    found = compare_with_control("edge", scores)
+    assert {name: entry["above"] for name, entry in found.items()} == {"always": True, "below": False, "same": False}
+    assert mean_interval(scores["always"])[0] < mean_interval(edge)[1]
+    assert found["below"]["p"] < 0.001
+    lower = compare_with_control("edge", scores, higher_is_better=False)
+    assert {name for name, entry in lower.items() if entry["above"]} == {"below"}
+    assert compare_with_control("contours", scores) == {}
+    far = np.where(np.arange(40) < 2, 100.0, edge - 0.05)  # two images alone lift the mean
+    assert not compare_with_control("edge", {"edge": edge, "far": far})["far"]["above"]

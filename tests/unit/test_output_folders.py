@@ -1,0 +1,194 @@
+"""What `--out` and `--overwrite` may touch, and that a result survives whatever happens before the next is complete."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from checkpoints import save_checkpoint
+from core import DeletionSpec, InputError
+from core.cli import run_command
+from core.results import FILES, atomic_directory, check_out, write_json
+from eval.aggatt import AggattOptions
+from eval.dea import DeaOptions
+from eval.difull import DifullOptions
+from eval.idsds import IdsdsOptions, evaluate
+from eval.leakage import LeakageOptions
+from eval.mlatt import MlattOptions
+from tests.reference.networks import small_convnext
+
+PROTOCOLS = [kind for kind in FILES if kind != "training"]
+OPTIONS = [IdsdsOptions, DifullOptions, MlattOptions, AggattOptions, LeakageOptions, DeaOptions]
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def make_run(folder, kind):
+    if kind == "training":
+        write_json(folder / "settings.json", {})
+    elif kind != "checkpoint":
+        write_json(folder / "summary.json", {"protocol": kind, "model": {"name": "m"}, "data": {"name": "d"}})
+    if kind in ("training", "checkpoint"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").touch()
+    return folder
+
+
+def test_every_evaluation_has_a_kind():
+    assert sorted(options.protocol_name for options in OPTIONS) == sorted(PROTOCOLS)
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("held", [*FILES, "checkpoint"])
+def test_a_command_replaces_its_own_kind_only(tmp_path, kind, held):
+    out = make_run(tmp_path / "run", held)
+    if kind == held:
+        check_out(out, True, kind=kind)
+    else:
+        with pytest.raises(InputError, match="already holds a"):
+            check_out(out, True, kind=kind)
+    with pytest.raises(InputError, match="already holds a"):
+        check_out(out, kind=kind)
+
+
+def test_an_empty_folder_and_a_new_one_are_free(tmp_path):
+    check_out(tmp_path, kind="idsds")
+    check_out(tmp_path / "a" / "b", kind="idsds", inputs=["timm:resnet18", "digits", None, ""])
+
+
+@pytest.mark.parametrize("where", ["same", "inside", "above", "relative", "link", "behind a link", "data", "home"])
+def test_out_keeps_clear_of_what_is_read(tmp_path, monkeypatch, where):
+    model = make_run(tmp_path / "runs" / "model", "checkpoint")
+    (tmp_path / "link").symlink_to(tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out, given = {
+        "same": (model, model),
+        "inside": (model / "evaluation" / "first", model),
+        "above": (tmp_path / "runs", model),
+        "relative": (model, Path("runs/../runs/./model")),
+        "link": (tmp_path / "link" / "model", model),
+        "behind a link": (model, tmp_path / "link" / "model"),
+        "data": (model / "evaluation", f"imagefolder:{model}"),
+        "home": (Path("~/runs/model"), model),
+    }[where]
+    with pytest.raises(InputError, match="which is read"):
+        check_out(out, True, kind="idsds", inputs=[given])
+    check_out(tmp_path / "runs" / "modeling", True, kind="idsds", inputs=[given])
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "plots/mine.pdf", "old/summary.json"])
+def test_a_foreign_file_stays(tmp_path, name):
+    out = make_run(tmp_path / "run", "idsds")
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).touch()
+    with pytest.raises(InputError, match=f"holds {name}, which no run wrote"):
+        check_out(out, True, kind="idsds")
+
+
+def test_a_linked_folder_counts_as_foreign(tmp_path):
+    out = make_run(tmp_path / "run", "idsds")
+    (tmp_path / "pictures").mkdir()
+    (out / "plots").symlink_to(tmp_path / "pictures")
+    with pytest.raises(InputError, match="plots, which no run wrote"):
+        check_out(out, True, kind="idsds")
+
+
+def test_a_linked_run_is_replaced_where_it_lies(tmp_path):
+    out = make_run(tmp_path / "run", "idsds")
+    (tmp_path / "link").symlink_to(out)
+    with atomic_directory(tmp_path / "link", True, kind="idsds") as folder:
+        (folder / "summary.json").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (out / "summary.json").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "run"]
+
+
+def test_what_came_in_the_meantime_is_kept(tmp_path):
+    with pytest.raises(InputError, match="files that are not a run's"), atomic_directory(tmp_path / "run") as folder:
+        (folder / "summary.json").touch()
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "thesis.tex").write_text("text")
+    assert contents(tmp_path) == {Path("run/thesis.tex"): b"text"}
+
+
+def test_a_rename_that_fails_leaves_the_old_run(tmp_path, monkeypatch):
+    out = make_run(tmp_path / "run", "idsds")
+    before, rename = contents(out), Path.rename
+
+    def fail(self, target):
+        if target == out and ".replaced." not in self.name:
+            raise OSError("no space")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no space"), atomic_directory(out, True, kind="idsds") as folder:
+        (folder / "summary.json").write_text("new")
+    assert contents(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("call", range(1, 3))
+def test_a_kill_in_the_middle_loses_neither(tmp_path, call):
+    out = make_run(tmp_path / "run", "idsds")
+    before = (out / "summary.json").read_bytes()
+    program = f"""
+        import os, signal
+        from pathlib import Path
+        from core.results import atomic_directory
+        calls, rename = [], Path.rename
+        def killed(self, target):
+            found = rename(self, target)
+            calls.append(target)
+            if len(calls) == {call}:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+        Path.rename = killed
+        with atomic_directory(Path({str(out)!r}), True, kind="idsds") as folder:
+            (folder / "summary.json").write_text("new")
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=environment, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert {path.read_bytes() for path in tmp_path.glob("*/summary.json")} == {before, b"new"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "m"
+    classes = [str(digit) for digit in range(10)]
+    save_checkpoint(folder, small_convnext(10), deletion=DeletionSpec(), classes=classes, training={})
+    return folder
+
+
+@pytest.mark.parametrize("where", ["model", "inside", "checkpoint", "training"])
+def test_the_command_touches_no_checkpoint(checkpoint, tmp_path, capsys, where):
+    out = {"model": checkpoint, "inside": checkpoint / "idsds"}.get(where, tmp_path / "other")
+    if where in ("checkpoint", "training"):
+        make_run(out, where)
+    before = contents(checkpoint), contents(tmp_path)
+    arguments = ["--model", str(checkpoint), "--attributions", "ixg", "--limit", "2", "--out", str(out), "--overwrite"]
+    assert run_command(IdsdsOptions, evaluate, arguments) == 2
+    assert capsys.readouterr().err.startswith("error: --out")
+    assert (contents(checkpoint), contents(tmp_path)) == before
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [["--data", "imagefolder:nowhere"], ["--model", "timm:resnet999"], ["--attributions", "igg"], ["--baseline", "no"]],
+)
+def test_a_mistake_leaves_the_old_result(checkpoint, tmp_path, mistake):
+    out = tmp_path / "run"
+    arguments = ["--model", str(checkpoint), "--attributions", "ixg", "--limit", "2", "--out", str(out), "--overwrite"]
+    assert run_command(IdsdsOptions, evaluate, arguments) == 0
+    before = contents(tmp_path)
+    assert run_command(IdsdsOptions, evaluate, [*arguments, *mistake]) == 2
+    assert contents(tmp_path) == before
+    assert run_command(IdsdsOptions, evaluate, [*arguments, "--seed", "1"]) == 0
+    assert contents(out).keys() == {path.relative_to("run") for path in before}

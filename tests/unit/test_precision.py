@@ -1,0 +1,49 @@
+"""Float32 is IEEE unless TF32 is asked for, in every command, and without a warning."""
+
+import warnings
+
+import pytest
+import torch
+
+from core.cli import run_command
+from core.precision import use_precision
+from eval.idsds import IdsdsOptions, evaluate
+from training.patch_finetune import finetune
+
+BACKENDS = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+
+
+@pytest.fixture(autouse=True)
+def ieee_afterwards():
+    yield
+    use_precision("32-true")
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("32-true", "ieee"), ("bf16-mixed", "ieee"), ("tf32", "tf32")])
+def test_settings_of_both_generations_agree(precision, wanted):
+    """Libraries read the older settings; torch raises an error where they contradict the newer ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for first in ("tf32", "32-true"):
+            use_precision(first)
+            assert use_precision(precision) == ("32-true" if precision == "tf32" else precision)
+    assert {backend.fp32_precision for backend in BACKENDS} == {wanted}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.backends.cudnn.allow_tf32 == (wanted == "tf32")
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            pass
+
+
+@pytest.mark.parametrize("asked", ["32-true", "tf32"])
+def test_commands_set_it(tmp_path, asked):
+    evaluation = ["--model", "timm:test_convnext", "--protocol", "single", "--attributions", "random", "--limit", "2"]
+    training = ["--model", "test_convnext", "--train-images", "16", "--val-images", "4", "--batch-size", "16"]
+    training += ["--epochs", "1", "--accelerator", "cpu"]
+    for name, command, arguments in (
+        ("evaluation", (IdsdsOptions, evaluate), evaluation),
+        ("training", (finetune, None), training),
+    ):
+        use_precision("tf32" if asked == "32-true" else "32-true")
+        assert run_command(*command, [*arguments, "--precision", asked, "--out", str(tmp_path / name)]) == 0
+        assert {backend.fp32_precision for backend in BACKENDS} == {"tf32" if asked == "tf32" else "ieee"}
