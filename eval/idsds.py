@@ -21,13 +21,22 @@ from core import LEAKING_FILLS, DeletionSpec, InputError, PatchGrid
 from core.checks import check_maps
 from core.cli import run_command
 from core.keyed import make_keys
+from core.ranking import is_constant
 from core.results import Score, atomic_directory, summarize_scores, write_per_image, write_summary
 from core.statistics import paired_tests
 from eval import plots
 from eval.options import EvaluationOptions
 from eval.report import print_attributions, print_ranking
 from eval.runner import ImageBatch, Method, Runner, check_classes, make_methods
-from idsds import cell_sums, deleted_logits, domain_evidence, drops_of, incremental_deletion, rank_correlation
+from idsds import (
+    cell_sums,
+    deleted_logits,
+    domain_evidence,
+    drop_scale,
+    drops_of,
+    incremental_deletion,
+    rank_correlation,
+)
 
 CONTROLS = ("random", "edge")
 DEFAULT = ("grad", "ixg", "ixg-sg", "ig", "ig-u", "gradcam", "occlusion")
@@ -183,13 +192,14 @@ class IdsdsEvaluation:
         if self.baseline:
             self.baseline.add(batch, *self._logits(self.baseline.backbone, batch.images))
         drops = drops_of(whole.float() if whole.dtype != torch.float64 else whole, deleted, batch.labels)
-        usable = (drops != drops[:, :1]).any(dim=1)
+        scale = drop_scale(whole, deleted, batch.labels)
+        usable = ~is_constant(drops, scale)
         self.constant_drops += int((~usable).sum())
         size = (batch.images.shape[-2], batch.images.shape[-1])
         for method in self.methods:
             maps = self._explain(method, batch)
             sums = cell_sums(maps, self.deletion.grid, size, method.upsample)
-            self._add(method, batch, rank_correlation(drops, sums), whole, usable)
+            self._add(method, batch, rank_correlation(drops, sums, scale), whole, usable)
             self._keep_examples(method, batch, maps, sums, drops)
 
     def score_incremental(self, batch: ImageBatch) -> None:

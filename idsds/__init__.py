@@ -1,7 +1,15 @@
 """IDSDS: the in-domain single-deletion score (Hesse, Schaub-Meyer, Roth, NeurIPS 2024)."""
 
 from idsds.evidence import DomainEvidence, domain_evidence
-from idsds.functional import cell_sums, deleted_logits, drops_of, incremental_deletion, output_drops, rank_correlation
+from idsds.functional import (
+    cell_sums,
+    deleted_logits,
+    drop_scale,
+    drops_of,
+    incremental_deletion,
+    output_drops,
+    rank_correlation,
+)
 from idsds.metric import InDomainSingleDeletion
 
 __all__ = [
@@ -10,6 +18,7 @@ __all__ = [
     "cell_sums",
     "deleted_logits",
     "domain_evidence",
+    "drop_scale",
     "drops_of",
     "incremental_deletion",
     "output_drops",
