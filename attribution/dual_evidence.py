@@ -17,7 +17,8 @@ from attribution.base import Attribution, Passes, gradient, register_attribution
 from core.deletion import FILLS, fill_pixels
 from core.errors import InputError, unknown_name
 from core.grid import PatchGrid
-from core.resize import resize_maps
+from core.ranking import PRECISION
+from core.resize import resize_exactly
 
 
 def gradient_pooled(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -113,7 +114,11 @@ class RegionIntervention(Attribution):
             flat = torch.arange(start, min(start + self.chunk, pairs), device=activations.device)
             image, cell = flat % len(activations), flat // len(activations)
             without = self.fill_cells(activations[image], cells == cell[:, None, None, None])
-            drops[image, cell] = whole[image] - self.scores(without, targets[image])
+            logits = self.scores(without, targets[image])
+            drop = whole[image] - logits
+            # What lies within the logits' rounding is no drop: scaled to 1 it would be a map of noise.
+            rounding = PRECISION * torch.maximum(whole[image].abs(), logits.abs())
+            drops[image, cell] = drop.masked_fill(drop.abs() <= rounding, 0)
         return scale_to_one(drops.relu()[:, cells].unsqueeze(1))
 
     def cell_index(self, height: int, width: int) -> Tensor:
@@ -143,6 +148,8 @@ class DualEvidence(RegionIntervention):
         grid, fill: of the intervention, see `RegionIntervention`.
         gradient: the gradient evidence, `ega` or `gpa`.
         lambda_: the weight λ ≥ 0 of the agreement; 0 is the region intervention alone.
+        fusion: `sum` I + λ·a·G; `gated` I·(1 + λ·a·G), nothing where the intervention finds nothing;
+            `product` I·G, which has no λ. See `FUSIONS` for what is monotone.
         source_layer: where the gradients are read if the map lies at the input; else they are read
             at the map's own layer.
     """
@@ -156,6 +163,7 @@ class DualEvidence(RegionIntervention):
         *,
         gradient: str = "ega",
         lambda_: float | int = 1.0,
+        fusion: str = "sum",
         source_layer: str = "final",
         **common: Any,
     ):
@@ -165,16 +173,20 @@ class DualEvidence(RegionIntervention):
             raise unknown_name("gradient evidence", gradient, GRADIENT_EVIDENCE)
         if not 0 <= lambda_ < float("inf"):
             raise InputError(f"lambda_ must be at least 0, got {lambda_}")
+        if fusion not in FUSIONS:
+            raise unknown_name("fusion", fusion, FUSIONS)
+        if fusion == "product" and lambda_ != 1:
+            raise InputError(f"fusion product has no lambda_, got {lambda_}")
         kind = GradientPooledActivations if gradient == "gpa" else ElementWiseGradientActivation
         source_layer = source_layer if self.layer == "input" else self.layer
         self.evidence = kind(self.model, source_layer, cell=cell, chunk=self.chunk, output=self.output)
-        self.lambda_ = float(lambda_)
+        self.lambda_, self.fusion = float(lambda_), fusion
 
     @property
     def settings(self) -> dict[str, Any]:
         """The choices that define this map, as a result records them."""
-        mine = {"gradient": self.evidence.source, "lambda": self.lambda_, "source_layer": self.evidence.layer}
-        return super().settings | mine
+        mine = {"gradient": self.evidence.source, "lambda": self.lambda_, "fusion": self.fusion}
+        return super().settings | mine | {"source_layer": self.evidence.layer}
 
     def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
         intervention = self.intervene(activations, targets)
@@ -183,10 +195,9 @@ class DualEvidence(RegionIntervention):
         same = self.evidence.layer == self.layer
         with torch.no_grad():
             source = activations if same else self.evidence.split.stem(images)
-        maps = resize_maps(
-            self.evidence.attribute(images, source, targets), (intervention.shape[-2], intervention.shape[-1])
-        )
-        return fuse_evidence(scale_to_one(maps), intervention, self.lambda_)
+        maps = self.evidence.attribute(images, source, targets)
+        maps = resize_exactly(maps, (intervention.shape[-2], intervention.shape[-1])).to(maps.dtype)
+        return fuse_evidence(scale_to_one(maps), intervention, self.lambda_, self.fusion)
 
     @property
     def passes(self) -> Passes:
@@ -213,7 +224,22 @@ def scale_to_one(maps: Tensor) -> Tensor:
     return maps / torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
-def fuse_evidence(gradients: Tensor, intervention: Tensor, lambda_: float) -> Tensor:
-    """I + λ·(1 − |G − I|)·G, scaled to [0, 1]: maps in [0, 1], (B, 1, h, w) twice -> (B, 1, h, w)."""
-    agreement = 1 - (gradients - intervention).abs()
-    return scale_to_one(intervention + lambda_ * agreement * gradients)
+def fuse_evidence(gradients: Tensor, intervention: Tensor, lambda_: float, fusion: str = "sum") -> Tensor:
+    """One of `FUSIONS`, scaled to [0, 1]: maps in [0, 1], (B, 1, h, w) twice -> (B, 1, h, w)."""
+    return scale_to_one(FUSIONS[fusion](gradients, intervention, lambda_))
+
+
+def _agreement(gradients: Tensor, intervention: Tensor) -> Tensor:
+    return 1 - (gradients - intervention).abs()
+
+
+FUSIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "sum": lambda g, i, lambda_: i + lambda_ * _agreement(g, i) * g,
+    "gated": lambda g, i, lambda_: i * (1 + lambda_ * _agreement(g, i) * g),
+    "product": lambda g, i, lambda_: i * g,
+}
+"""fusion(G, I, λ): how the gradient evidence enters. All rise with I (`sum` for λ ≤ 1, `gated` for λ ≤ 4).
+
+In G only `product` is monotone. `sum` falls with G beyond (1 + I) / 2, where nothing was lost at I = 0
+too; `gated` beyond the same point, but by I times as much, and is 0 wherever I is.
+"""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from einops import reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core.errors import InputError
+from core.resize import sum_cells
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,14 @@ class PatchGrid:
             )
 
     def sum(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
-        """Sum over channels and over each cell: (B, C, H, W) -> (B, rows·cols), row-major, signed.
+        """Sum over channels and over each cell: (B, C, H, W) -> (B, rows·cols), row-major, signed, float64.
 
-        Raises InputError if the grid does not divide H × W. Half precision is summed in float32.
+        Raises InputError if the grid does not divide H × W.
         """
         if maps.dim() != 4:
             raise InputError(f"maps must be (B, C, H, W), got shape {tuple(maps.shape)}")
         self.check(*maps.shape[-2:])
-        maps = maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
-        return reduce(maps.sum(dim=1), "b (r h) (c w) -> b (r c)", "sum", r=self.rows, c=self.cols)
+        return sum_cells(maps, self.rows, self.cols)
 
     def mask(self, cells: Int[Tensor, " b"], height: int, width: int) -> Bool[Tensor, "b 1 h w"]:
         """True inside cell `cells[i]` of image i; a cell of -1 marks nothing."""

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from core.ranking import settle
+
 
 def average_ranks(values: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
     """Ranks 1 … n along the last axis in float64, ties share the mean of their ranks."""
@@ -31,10 +33,16 @@ def pearson_rows(a: Float[Tensor, "b n"], b: Float[Tensor, "b n"]) -> Float[Tens
     return correlation.clamp(-1, 1).masked_fill(constant, torch.nan)
 
 
-def spearman_rows(a: Float[Tensor, "b n"], b: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
-    """Spearman correlation of each pair of rows with average ranks, float64; NaN where undefined."""
+def spearman_rows(
+    a: Float[Tensor, "b n"], b: Float[Tensor, "b n"], scale: Float[Tensor, " b"] | None = None
+) -> Float[Tensor, " b"]:
+    """Spearman correlation of each pair of rows with average ranks, float64; NaN where undefined.
+
+    Values that rounding alone tells apart are equal, see `settle`; `scale` (B,) is that of `a`.
+    """
     undefined = ~(torch.isfinite(a).all(dim=1) & torch.isfinite(b).all(dim=1))
-    return pearson_rows(average_ranks(a), average_ranks(b)).masked_fill(undefined, torch.nan)
+    ranks = (average_ranks(settle(a, scale)), average_ranks(settle(b)))
+    return pearson_rows(*ranks).masked_fill(undefined, torch.nan)
 
 
 def mean_interval(values: NDArray[np.floating], seed: int = 0, resamples: int = 4000) -> tuple[float, float]:

@@ -19,7 +19,9 @@ from backbones import check_pairs
 from core.checks import check_images, check_maps, check_targets
 from core.deletion import fill_pixels
 from core.errors import InputError, unknown_name
-from core.resize import resize_maps
+from core.keyed import content_keys
+from core.ranking import is_constant, ranked_positions
+from core.resize import resize_exactly
 from core.statistics import pearson_rows
 from dea.perturbations import PERTURBATIONS
 
@@ -61,10 +63,11 @@ def deletion_drops(
         model: images (B, C, H, W) -> logits (B, K, H, W). A single class (K = 1) is read as a sigmoid.
         regions: bool, at image size. classes: int64, 0 … K - 1.
         maps: signed attribution, at any size; brought to image size by `upsample`. Pixels with equal
-            attribution go in reading order.
+            attribution go in a keyed order.
         fractions: shares of pixels in [0, 1]; q·H·W is rounded half up.
         fill: as everywhere in the suite: `mean` (the image's mean colour over the kept pixels),
-            `zeros` (the data set's mean colour, for normalised images), `random`, `blur` (leaks).
+            `zeros` (the data set's mean colour, for normalised images), `random` (one picture of
+            noise per image for all fractions), `blur` (leaks).
         chunk: the most images that one forward pass takes.
     Returns:
         TDD in [-1, 1], NaN where R is empty; ODD in [0, 1], NaN where R is the whole image. float64.
@@ -92,11 +95,12 @@ def deletion_curves(
     masks = _top_masks(images, regions, classes, maps, fractions, upsample)
     with _evaluating(model):
         whole = _read_whole(model, images, regions, classes, chunk)
+        keys = content_keys(images)
         outside = ~regions
         target = torch.empty(len(images), len(fractions), dtype=torch.float64, device=images.device)
         off = torch.empty_like(target)
         for image, step in _pairs(len(images), len(fractions), chunk, images.device):
-            filled = fill_pixels(images[image], masks(image, step), fill)
+            filled = fill_pixels(images[image], masks(image, step), fill, keys[image])
             probabilities = class_probabilities(model, filled)
             of_class, of_predicted = (
                 _pick(probabilities, wanted) for wanted in (classes[image, None, None], whole.predicted[image])
@@ -125,10 +129,11 @@ def insertion_scores(
     region is empty. Arguments as in `deletion_drops`; this metric is the suite's own.
     """
     masks = _top_masks(images, regions, classes, maps, fractions, upsample)
+    keys = content_keys(images)
     scores = torch.empty(len(images), len(fractions), dtype=torch.float64, device=images.device)
     with _evaluating(model):
         for image, step in _pairs(len(images), len(fractions), chunk, images.device):
-            filled = fill_pixels(images[image], ~masks(image, step), fill)
+            filled = fill_pixels(images[image], ~masks(image, step), fill, keys[image])
             probabilities = class_probabilities(model, filled)
             check_targets(classes, probabilities.shape[1])
             scores[image, step] = _mean_over(_pick(probabilities, classes[image, None, None]), regions[image])
@@ -184,7 +189,9 @@ def stability(
         flips = name == "flip"
         given = [t.flip(-1) if flips and t.dim() == 3 else t for t in targets]
         other = check_maps(explain(perturbed, *given), images)
-        found[name] = pearson_rows(maps.flatten(1), (other.flip(-1) if flips else other).flatten(1))
+        other = (other.flip(-1) if flips else other).flatten(1)
+        flat = is_constant(maps.flatten(1)) | is_constant(other)
+        found[name] = pearson_rows(maps.flatten(1), other).masked_fill(flat, torch.nan)
     return found
 
 
@@ -205,8 +212,8 @@ def class_probabilities(model: Model, images: Tensor) -> Float[Tensor, "b k h w"
 def pixel_order(
     maps: Float[Tensor, "b 1 h w"], size: tuple[int, int], upsample: str = "bilinear"
 ) -> Int[Tensor, "b n"]:
-    """Rank of each pixel, 0 = most attributed, (B, H·W); ties go in reading order."""
-    order = resize_maps(maps, size, upsample).flatten(1).argsort(dim=1, descending=True, stable=True)
+    """Rank of each pixel, 0 = most attributed, (B, H·W); ties go in a keyed order (`core.ranking`)."""
+    order = ranked_positions(resize_exactly(maps, size, upsample).flatten(1), descending=True)
     steps = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, steps)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from core.checks import check_maps
 from core.errors import InputError
+from core.ranking import settle
 from core.resize import resize_maps
 
 EDGES = (0.0, 0.02, 0.05, 0.5, 0.95, 0.98, 1.0)
@@ -46,14 +47,16 @@ def sort_by_score(
 ) -> NDArray[np.int64]:
     """Indices from the best score to the worst; ties: more attribution inside the cell first.
 
-    What still ties keeps its order. Raises InputError for NaN.
+    Values that rounding alone tells apart tie (`core.ranking`); what still ties keeps its order.
+    Raises InputError for NaN.
     """
     keys = [_vector(scores, "scores")]
     if inside is not None:
         keys.insert(0, _vector(inside, "inside"))
         if len(keys[0]) != len(keys[1]):
             raise InputError(f"expected as many inside sums as scores, got {len(keys[0])} and {len(keys[1])}")
-    return np.lexsort([-key for key in keys]).astype(np.int64)
+    settled = settle(torch.from_numpy(np.stack(keys))).numpy()
+    return np.lexsort(-settled).astype(np.int64)
 
 
 def cut_bins(count: int, edges: Sequence[float] = EDGES) -> list[slice]:

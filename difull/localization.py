@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.checks import check_images, check_maps
 from core.errors import InputError
-from core.resize import resize_maps
+from core.resize import area_weights, resize_exactly, sum_cells
 from difull.cells import check_cell, check_scale
 
 
@@ -39,7 +39,7 @@ def localization_score(
     Source: Rao et al. 2022, section 3 (there bilinear); exact scoring is this suite's own.
     """
     if upsample is not None:
-        maps = resize_maps(_summed(maps), _check_size(size, upsample), upsample)
+        maps = resize_exactly(_summed(maps), _check_size(size, upsample), upsample)
     sums = cell_sums(_summed(maps).clamp(min=0), scale)
     return _share(sums.gather(1, _cells(cell, sums)).squeeze(1), sums.sum(dim=1), undefined)
 
@@ -78,21 +78,7 @@ def cell_sums(maps: Float[Tensor, "b c h w"], scale: int) -> Float[Tensor, "b k"
     A pixel that lies in several cells counts in each by the share of its area.
     """
     check_scale(scale)
-    maps = maps.sum(dim=1).double()
-    rows, cols = (area_weights(side, scale).to(maps.device) for side in maps.shape[-2:])
-    return (rows @ maps @ cols.T).flatten(1)
-
-
-def area_weights(pixels: int, bins: int) -> Float[Tensor, "bins pixels"]:
-    """The share of each of `pixels` equal pixels that lies in each of `bins` equal bins, float64.
-
-    Whole shares are exactly 0 and 1.
-    """
-    edges = torch.arange(bins + 1) * pixels  # in units of 1/bins of a pixel, so that all is whole
-    starts = torch.arange(pixels) * bins
-    low = torch.maximum(edges[:-1, None], starts)
-    high = torch.minimum(edges[1:, None], starts + bins)
-    return (high - low).clamp(min=0).double() / bins
+    return sum_cells(maps, scale, scale)
 
 
 def _area_mean(values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -56,7 +56,7 @@ class DeaOptions(EvaluationOptions):
         min_area: the least share of the image that a region covers.
         max_area: the largest share.
         min_iou: the least IoU of the class's predicted and annotated pixels.
-        sweep: vary grid, fill, λ and gradient source of dea too, one at a time.
+        sweep: vary grid, fill, λ, gradient source and fusion of dea too, one at a time.
         list_attributions: print the registered attributions and stop.
     """
 

@@ -12,6 +12,7 @@ SWEEP: dict[str, tuple[str, ...]] = {
     "fill": ("zeros", "mean", "random"),
     "lambda_": ("1", "0", "0.5", "2"),
     "gradient": ("ega", "gpa"),
+    "fusion": ("sum", "gated", "product"),
 }
 """Parameters of `dea` that `--sweep` varies, one at a time: the default first, then the other values."""
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from core import LEAKING_FILLS, DeletionSpec, InputError, PatchGrid
 from core.checks import check_logits, check_maps
 from core.cli import run_command
+from core.ranking import is_constant
 from core.results import Score, summarize_scores, write_per_image, write_summary
 from core.statistics import compare_with_control, paired_tests
 from eval import plots
@@ -25,7 +26,7 @@ from eval.domain import DomainRecord, evidence_of
 from eval.options import EvaluationOptions
 from eval.report import CONTROL, TEST, caution_accuracy, caution_count, print_attributions, print_ranking
 from eval.runner import ImageBatch, Method, Runner, make_methods
-from idsds import cell_sums, drops_of, incremental_deletion, outputs_of, rank_correlation
+from idsds import cell_sums, drop_scale, drops_of, incremental_deletion, outputs_of, rank_correlation
 
 CONTROLS = ("random", "edge")
 DEFAULT = ("grad", "ixg", "ixg-sg", "ig", "ig-u", "gradcam", "occlusion")
@@ -177,14 +178,15 @@ class IdsdsEvaluation:
         with self.runner.full_precision():
             whole, deleted = self.record.logits(batch.images)
             self.record.add(batch, whole, deleted)
-            drops = drops_of(*(outputs_of(logits, self.options.output) for logits in (whole, deleted)), batch.labels)
-        usable = (drops != drops[:, :1]).any(dim=1)
+            outputs = [outputs_of(logits, self.options.output) for logits in (whole, deleted)]
+            drops, scale = (measure(*outputs, batch.labels) for measure in (drops_of, drop_scale))
+        usable = ~is_constant(drops, scale)
         self.constant_drops += int((~usable).sum())
         size = (batch.images.shape[-2], batch.images.shape[-1])
         for method in self.methods:
             maps = self._explain(method, batch)
             sums = cell_sums(maps, self.deletion.grid, size, method.upsample)
-            self._add(method, batch, rank_correlation(drops, sums), whole, usable)
+            self._add(method, batch, rank_correlation(drops, sums, scale), whole, usable)
             self._keep_examples(method, batch, maps, sums, drops)
 
     def score_incremental(self, batch: ImageBatch) -> None:

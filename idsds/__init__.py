@@ -4,6 +4,7 @@ from idsds.evidence import DomainEvidence, domain_evidence, probe_images
 from idsds.functional import (
     cell_sums,
     deleted_logits,
+    drop_scale,
     drops_of,
     incremental_deletion,
     output_drops,
@@ -18,6 +19,7 @@ __all__ = [
     "cell_sums",
     "deleted_logits",
     "domain_evidence",
+    "drop_scale",
     "drops_of",
     "incremental_deletion",
     "output_drops",

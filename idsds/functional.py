@@ -12,7 +12,9 @@ from core.checks import check_images, check_maps, check_targets
 from core.deletion import delete_cells, fill_pixels
 from core.errors import InputError
 from core.grid import PatchGrid
-from core.resize import resize_maps
+from core.keyed import content_keys
+from core.ranking import ranked_positions
+from core.resize import resize_exactly, sum_cells
 from core.statistics import spearman_rows
 
 
@@ -83,20 +85,36 @@ def drops_of(
     return whole.gather(1, targets[:, None]) - deleted.gather(2, columns).squeeze(2)
 
 
-def rank_correlation(drops: Float[Tensor, "b k"], sums: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+def drop_scale(
+    whole: Float[Tensor, "b classes"], deleted: Float[Tensor, "b k classes"], targets: Int[Tensor, " b"]
+) -> Float[Tensor, " b"]:
+    """The largest of the target logits that `drops_of` subtracts, (B,): the rounding of a drop is theirs."""
+    columns = targets[:, None, None].expand(-1, deleted.shape[1], 1)
+    logits = torch.cat([whole.gather(1, targets[:, None]), deleted.gather(2, columns).squeeze(2)], dim=1)
+    return logits.abs().amax(dim=1)
+
+
+def rank_correlation(
+    drops: Float[Tensor, "b k"], sums: Float[Tensor, "b k"], scale: Float[Tensor, " b"] | None = None
+) -> Float[Tensor, " b"]:
     """Spearman correlation per image with average ranks: (B, cells) twice -> (B,) float64 in [-1, 1].
 
-    NaN where either row is constant or not finite: a constant ranks nothing.
-    Source: Hesse et al. 2024, section 3.
+    Values closer than some 1e-6 of the row's largest magnitude are equal. NaN where either row is
+    constant or not finite: a constant ranks nothing.
+
+    Args:
+        scale: (B,) magnitude that the drops are rounded by instead, the logits' (`drop_scale`).
+    Source: Hesse et al. 2024, section 3; the rounding is this suite's own (`core.ranking`).
     """
     if drops.shape != sums.shape or drops.dim() != 2:
         raise InputError(f"expected two (B, cells), got {tuple(drops.shape)} and {tuple(sums.shape)}")
-    return spearman_rows(drops, sums)
+    return spearman_rows(drops, sums, scale)
 
 
 def cell_sums(maps: Tensor, grid: PatchGrid, size: tuple[int, int], upsample: str = "bilinear") -> Tensor:
-    """Attribution per cell (B, cells): channels summed, brought to image size, summed in each cell."""
-    return grid.sum(resize_maps(maps.sum(dim=1, keepdim=True), size, upsample))
+    """Attribution per cell (B, cells), float64: channels summed, brought to image size, summed in each cell."""
+    grid.check(*size)
+    return sum_cells(maps, grid.rows, grid.cols, size, upsample)
 
 
 def incremental_deletion(
@@ -116,7 +134,9 @@ def incremental_deletion(
 
     Step s deletes the share s / steps of the pixels (of `linspace(0, 1, steps, endpoint=False)`),
     least attributed first (`ascending`; a faithful map keeps the probability high) or most
-    attributed first (`descending`; low). Pixels of equal attribution go in reading order.
+    attributed first (`descending`; low). Pixels of equal attribution go in a keyed order. The
+    `random` fill is one picture of noise per image, the same at every step: a deleted pixel stays as
+    it is. It is keyed by a hash of the whole image, from which no network reads what was deleted.
 
     Args:
         maps: attribution (B, C, h, w), upsampled to the images.
@@ -129,18 +149,22 @@ def incremental_deletion(
     if (maps is None) == (explain is None):
         raise InputError("incremental deletion needs either maps or explain")
     pixels = images.shape[-2] * images.shape[-1]
+    keys = content_keys(images)
     deleted = torch.zeros(len(images), 1, *images.shape[-2:], dtype=torch.bool, device=images.device)
     ranked = None
     probabilities = []
     for step in range(steps):
-        current = fill_pixels(images, deleted, fill) if step else images
+        current = fill_pixels(images, deleted, fill, keys) if step else images
         with torch.no_grad():
             logits = torch.cat([model(part) for part in current.split(chunk)])
         check_targets(targets, logits.shape[1])
-        probabilities.append(logits.float().softmax(dim=1).gather(1, targets[:, None]).squeeze(1))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        probabilities.append(logits.softmax(dim=1).gather(1, targets[:, None]).squeeze(1))
         if ranked is None or explain is not None:
             found = check_maps(maps if explain is None else explain(current, targets), images)
-            sizes = resize_maps(found.sum(dim=1, keepdim=True), (images.shape[-2], images.shape[-1]), upsample)
+            sizes = resize_exactly(
+                found.double().sum(dim=1, keepdim=True), (images.shape[-2], images.shape[-1]), upsample
+            )
             ranked = _removal_order(sizes.flatten(1), deleted.flatten(1), order == "descending")
         count = (step + 1) * pixels // steps
         deleted = torch.zeros_like(deleted.flatten(1)).scatter_(1, ranked[:, :count], True).view_as(deleted)
@@ -149,6 +173,6 @@ def incremental_deletion(
 
 def _removal_order(values: Tensor, deleted: Tensor, descending: bool) -> Tensor:
     """Pixel indices (B, H·W) in the order of removal; what is deleted already stays in front."""
-    ordered = values.argsort(dim=1, descending=descending, stable=True)
+    ordered = ranked_positions(values, descending=descending)
     already = deleted.gather(1, ordered)
     return ordered.gather(1, (~already).to(torch.uint8).argsort(dim=1, stable=True))

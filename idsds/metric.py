@@ -8,6 +8,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from core.grid import PatchGrid
+from core.ranking import is_constant
 from idsds.functional import cell_sums, rank_correlation
 
 
@@ -33,7 +34,7 @@ class InDomainSingleDeletion(Metric):
     def update(self, drops: Tensor, maps: Tensor, size: tuple[int, int] | None = None) -> None:
         """Add drops (B, cells) and maps (B, C, h, w); `size` is the images', if the maps' differs."""
         sums = cell_sums(maps, self.grid, size or (maps.shape[-2], maps.shape[-1]), self.upsample)
-        usable = (drops != drops[:, :1]).any(dim=1)
+        usable = ~is_constant(drops)
         self.dropped += (~usable).sum()
         assert isinstance(self.correlations, list)
         self.correlations.append(rank_correlation(drops[usable], sums[usable]))

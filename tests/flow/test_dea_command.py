@@ -22,6 +22,7 @@ from dea import deletion_curves, insertion_scores, off_target_mass
 from eval.dea import SMALL_FRACTIONS, DeaOptions, evaluate
 from eval.dea_sweep import sweep_attributions
 from tests.reference.segmentation_folders import make_sbd, make_voc
+from tests.reference.tiny_models import tiny_segmenter
 
 METHODS = ["gpa", "ega", "dea", "random"]
 # In double precision, so that no pixel's rank hangs on rounding.
@@ -38,17 +39,8 @@ def score(*arguments):
 def checkpoint(tmp_path_factory):
     """An untrained network whose classes all win somewhere: what the command does is the same."""
     folder = tmp_path_factory.mktemp("model") / "fcn"
-    torch.manual_seed(3)
-    shape = {"channels": [8, 8, 16, 16], "stem_width": 8, "skip": "layer1", "zero_init_last": False}
-    model = create_segmenter("resnet10t", 11, input_size=32, **shape).eval()
-    data = open_segmentation_data("digits", size=32, count=8)
-    images = normalize(torch.stack([data.image(index) for index in range(8)]), model.data_config)
-    with torch.no_grad():
-        dense = model(images)
-        model.classifier.weight /= dense.std()
-        model.classifier.bias -= dense.mean(dim=(0, 2, 3)) / dense.std()
     classes = ["background", *"0123456789"]
-    save_segmenter(folder, model, deletion=DeletionSpec(), classes=classes, training={})
+    save_segmenter(folder, tiny_segmenter(), deletion=DeletionSpec(), classes=classes, training={})
     return folder
 
 

@@ -25,9 +25,10 @@ def fill(image, mask, kind):
 
 
 def top_pixels(values, fraction):
-    """Mask of the most attributed pixels; equal values in reading order."""
+    """Mask of the most attributed pixels, for maps without ties."""
     height, width = values.shape
-    positions = sorted(((y, x) for y in range(height) for x in range(width)), key=lambda p: (-values[p], p))
+    assert len(np.unique(values)) == values.size
+    positions = sorted(((y, x) for y in range(height) for x in range(width)), key=lambda p: -values[p])
     mask = np.zeros((height, width), dtype=bool)
     for position in positions[: int(np.floor(fraction * height * width + 0.5))]:
         mask[position] = True

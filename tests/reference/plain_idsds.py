@@ -47,9 +47,9 @@ def plain_scores(drops, sums):
     )
 
 
-def plain_incremental(model, image, target, values, steps, descending):
-    """Probabilities (steps,) of one image while its pixels, ordered by values (H, W), are zeroed."""
-    order = np.argsort(-values.ravel() if descending else values.ravel(), kind="stable")
+def plain_incremental(model, image, target, values, steps, descending, ties):
+    """Probabilities (steps,) of one image while its pixels, ordered by values (H, W), then `ties`, are zeroed."""
+    order = np.lexsort((ties, -values.ravel() if descending else values.ravel()))
     probabilities = []
     for alpha in np.linspace(0, 1, steps, endpoint=False):
         shown = image.clone()

@@ -8,7 +8,7 @@ from captum.attr import LayerGradCam
 from torch import nn
 
 from attribution import ATTRIBUTIONS, create_attribution, list_attributions
-from attribution.dual_evidence import fuse_evidence, scale_to_one
+from attribution.dual_evidence import FUSIONS, fuse_evidence, scale_to_one
 from attribution.spec import parameters_of
 from backbones import Backbone, SegmentationTarget, Split, create_backbone, create_segmenter
 from core import InputError, PatchGrid
@@ -121,6 +121,38 @@ def test_fusion_on_paper():
     torch.testing.assert_close(fuse_evidence(gradients, drops, 1.0), expected)
     torch.testing.assert_close(fuse_evidence(gradients, drops, 0.0), drops)
     assert (scale_to_one(torch.zeros(2, 1, 3, 3)) == 0).all()
+
+
+def test_the_other_fusions_on_paper():
+    gradients = torch.tensor([[[[1.0, 0.0, 1.0, 0.5]]]])
+    drops = torch.tensor([[[[1.0, 1.0, 0.0, 0.5]]]])
+    # I·(1 + λ·a·G): both agree 2; only I 1; only G 0; a half of each 1/2 + 1/4.
+    gated = torch.tensor([[[[2.0, 1.0, 0.0, 0.75]]]]) / 2
+    torch.testing.assert_close(fuse_evidence(gradients, drops, 1.0, "gated"), gated)
+    torch.testing.assert_close(fuse_evidence(gradients, drops, 0.0, "gated"), drops)
+    product = torch.tensor([[[[1.0, 0.0, 0.0, 0.25]]]])
+    torch.testing.assert_close(fuse_evidence(gradients, drops, 1.0, "product"), product)
+
+
+def falls(values, dim):
+    return bool((values.diff(dim=dim) < -1e-12).any())
+
+
+@pytest.mark.parametrize("lambda_", [0.5, 1.0])
+@pytest.mark.parametrize("fusion", sorted(FUSIONS))
+def test_what_is_monotone_in_either_evidence(fusion, lambda_):
+    """Over all pairs of G (rows) and I (columns) in [0, 1]."""
+    levels = torch.linspace(0, 1, 101, dtype=torch.float64)
+    fused = FUSIONS[fusion](levels[:, None], levels[None], lambda_)
+    assert not falls(fused, 1)  # more drop never lowers the map
+    assert falls(fused, 0) == (fusion != "product")
+    beyond = levels[:, None] > (1 + levels) / 2  # where G exceeds I by more than half of what is left
+    assert not falls(fused.masked_fill(beyond, torch.inf), 0)
+    fall = fused.max(dim=0).values - fused[-1]  # what the strongest gradient loses
+    bound = {"sum": lambda_ * (1 - levels) ** 2 / 4, "gated": lambda_ * levels * (1 - levels) ** 2 / 4}
+    assert (fall <= bound.get(fusion, 0 * levels) + 1e-12).all()
+    if fusion != "sum":
+        assert (fused[:, 0] == 0).all()  # no drop, no attribution
 
 
 def test_lambda_0_is_the_region_intervention_and_lambda_1_is_not(segmenter):
@@ -240,6 +272,21 @@ def test_both_kinds_of_evidence_are_of_the_asked_cell():
             assert (maps[:, 0, ~inside] == 0).all()
 
 
+def test_rounding_of_the_logits_is_no_evidence():
+    """Logits near 1000 keep 6e-5 in float32: cells that change those digits alone leave no map."""
+
+    class Noisy(nn.Module):
+        def forward(self, images):
+            mean = images.mean(dim=(2, 3), keepdim=True)[:, :1].expand(-1, -1, *images.shape[-2:])
+            return torch.cat([1000 + 1e-3 * mean, mean], dim=1)
+
+    images, regions, _ = pairs()
+    images = images.abs()
+    for c, there in ((0, False), (1, True)):
+        maps = run("region", Noisy(), images, regions, torch.full((3,), c), grid=4)
+        assert bool((maps > 0).any()) == there
+
+
 def test_passes_and_settings_are_recorded(segmenter):
     images, regions, classes = pairs(size=64)
     target = SegmentationTarget(segmenter, regions, classes)
@@ -267,6 +314,7 @@ def test_passes_and_settings_are_recorded(segmenter):
         "fill": "mean",
         "gradient": "gpa",
         "lambda": 0.5,
+        "fusion": "sum",
         "source_layer": "final",
     }
     assert ATTRIBUTIONS["dea"] is DualEvidence
@@ -279,6 +327,8 @@ def test_bad_settings_are_refused(segmenter):
     for text, message in (
         ("dea(gradient=gpu)", "did you mean gpa"),
         ("dea(lambda_=-1)", "lambda_"),
+        ("dea(fusion=gate)", "did you mean gated"),
+        ("dea(fusion=product, lambda_=2)", "product has no lambda_"),
         ("dea(fill=meen)", "did you mean mean"),
         ("dea(grid=0)", "at least one row"),
         ("region(grid=(1, 2, 3))", "rows, columns"),

@@ -11,7 +11,8 @@ from scipy import stats
 from torch import nn
 
 from core import InputError
-from core.resize import resize_maps
+from core.ranking import keyed_permutation
+from core.resize import resize_exactly, resize_maps
 from dea import (
     FRACTIONS,
     deletion_curves,
@@ -218,19 +219,41 @@ def test_undefined_is_nan_and_nothing_else_is():
     ]
 
 
-def test_ties_go_in_reading_order_and_coarse_maps_are_upsampled():
-    assert pixel_order(torch.zeros(1, 1, 2, 3), (2, 3)).tolist() == [[0, 1, 2, 3, 4, 5]]
-    assert pixel_order(torch.tensor([[[[1.0, 2.0, 2.0]]]]), (1, 3)).tolist() == [[2, 0, 1]]
-    assert pixel_order(torch.tensor([[[[0.0, 1.0]]]]), (1, 4), "nearest").tolist() == [[2, 3, 0, 1]]
+def test_ties_go_in_keyed_order_and_coarse_maps_are_upsampled():
+    key = keyed_permutation(6).argsort()
+    assert torch.equal(pixel_order(torch.zeros(1, 1, 2, 3), (2, 3))[0], key)
+    assert pixel_order(torch.tensor([[[[1.0, 3.0, 2.0]]]]), (1, 3)).tolist() == [[2, 0, 1]]
+    found = pixel_order(torch.tensor([[[[0.0, 1.0]]]]), (1, 4), "nearest")[0].tolist()
+    assert (sorted(found[2:]), sorted(found[:2])) == ([0, 1], [2, 3])
     levels = torch.randint(0, 3, (2, 1, 64, 64), generator=torch.Generator().manual_seed(0)).float()
-    order = np.argsort(-levels.flatten(1).numpy(), axis=1, kind="stable")
+    key = keyed_permutation(64 * 64).argsort().numpy()
+    order = [np.lexsort((key, -row)) for row in levels.flatten(1).numpy()]
     np.testing.assert_array_equal(pixel_order(levels, (64, 64)).argsort(dim=1), order)
     images, regions, classes, _ = random_pairs(size=(8, 8))
     coarse = torch.randn(5, 1, 4, 4, dtype=torch.float64)
-    fine = resize_maps(coarse, (8, 8), "bilinear")
+    fine = resize_exactly(coarse, (8, 8), "bilinear")
     a = deletion_drops(small_network(), images, regions, classes, coarse)
     b = deletion_drops(small_network(), images, regions, classes, fine)
     torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("function", [deletion_curves, insertion_scores])
+def test_random_noise_is_one_picture_for_all_fractions(function):
+    shown = []
+
+    def model(images):
+        shown.append(images)
+        return torch.zeros(len(images), 2, *images.shape[-2:])
+
+    images, regions, classes, maps = random_pairs(count=2, classes=2)
+    images = images + 10
+    function(model, images, regions, classes, maps, (0.2, 0.5, 0.9), "random", chunk=100)
+    few, more, most = shown[-1].unflatten(0, (3, 2))
+    for a, b in ((few, more), (more, most)):
+        both = (a != images) & (b != images)
+        assert both.any()
+        assert torch.equal(a[both], b[both])
+    assert not torch.equal(most[0] - images[0], most[1] - images[1])
 
 
 def test_the_model_is_left_as_it_was():

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import InputError
+from core.resize import area_weights
 from difull import Localization, cell_sums, impossible_attribution, localization_score
-from difull.localization import area_weights
 from tests.reference.grids import slow_cell_shares
 
 
