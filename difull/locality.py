@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from backbones.split import Step
 from core.keyed import keyed_uniform, make_keys
-from difull.laboratory import seeded
+from core.leakage import seeded
 
 CANVASES = (32, 128)
 """Sides of the canvases in pixels, plus what makes the side even or odd like the real map's."""

@@ -18,7 +18,7 @@ from core.deletion import FILLS, delete_cells
 from core.errors import InputError
 from core.grid import PatchGrid
 from core.keyed import keyed_normal, make_keys
-from difull.leakage import EXTREME, LeakageProof, gradient_of_logits
+from core.leakage import EXTREME, LeakageProof, gradient_of_logits
 
 QUANTILES = 8
 TABLES_AT_ONCE = 256
