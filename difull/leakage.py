@@ -150,8 +150,8 @@ def _test_head(
     elif not found:
         notes.append(
             f"{min(trial.tried for trial in trials)} contents tried each way, {tried} of them at random, "
-            f"{min(trial.alone for trial in trials)} in batches of one: a leak that {caught_rate(tried):.1%} of such random "
-            "contents set off, or more, would have been caught (95 %); a rarer one may not"
+            f"{min(trial.alone for trial in trials)} in batches of one: a leak that {caught_rate(tried):.1%} of such "
+            "random contents set off, or more, would have been caught (95 %); a rarer one may not"
         )
     numbers = {
         "share_that_may_matter": share,
@@ -175,7 +175,8 @@ def _intervene(trials: list[_Trial], chosen: Tensor, tries: int) -> None:
     """Other content elsewhere, in every trial: the chosen ones, then random ones."""
     count = len(chosen) + tries
     for start in range(0, count, TOGETHER):
-        numbers = torch.arange(max(start, len(chosen)), min(start + TOGETHER, count)) - len(chosen)
+        numbers = torch.arange(start, min(start + TOGETHER, count)) - len(chosen)
+        numbers = numbers[numbers >= 0]
         contents = chosen[start : start + TOGETHER]
         if len(numbers):
             contents = torch.cat([contents, random_contents(trials[0].images, numbers)])
@@ -232,7 +233,7 @@ class _Trial:
         self.gradient = float(together.max()) if together.numel() else 0.0
 
     def intervene(self, contents: Tensor, start: int, chosen: int, spread: int) -> None:
-        """Try contents number `start` … elsewhere, of which the first `chosen` aren't random; each `spread`th alone too."""
+        """Try contents number `start` … elsewhere, random from number `chosen` on; each `spread`th alone too."""
         self._try(contents, start)
         self.random += max(0, len(contents) - max(0, chosen - start))
         for number in range(-start % spread, len(contents), spread):
