@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +26,9 @@ CANVASES = (32, 128)
 
 @dataclass(frozen=True)
 class Reach:
-    """Output o of a step depends on its inputs o·stride - before … o·stride + after, on one axis."""
+    """Output o of a step depends on its inputs ⌊o·stride⌋ - before … ⌊o·stride⌋ + after, on one axis."""
 
-    stride: int
+    stride: Fraction | int
     before: int
     after: int
 
@@ -65,7 +67,7 @@ def receptive_field(steps: Sequence[Step], image: Tensor, rows: tuple[int, int],
 
 
 def _widen(span: tuple[int, int], reach: Reach, size: int) -> tuple[int, int]:
-    first, last = span[0] * reach.stride - reach.before, span[1] * reach.stride + reach.after
+    first, last = floor(span[0] * reach.stride) - reach.before, floor(span[1] * reach.stride) + reach.after
     return (max(first, 0), min(last, size - 1))
 
 
@@ -89,21 +91,40 @@ def _canvas(sample: Tensor, height: int, width: int) -> Tensor:
 
 
 def _reach_along(run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, large: int, dim: int) -> Reach | None:
-    """Taint one half of the canvas, then the other, at every phase of the stride."""
+    """Taint one half of the canvas, then the other, with the border between them at every phase."""
     growth = large - clean.shape[dim]
-    if growth <= 0 or CANVASES[0] % growth:
+    if growth <= 0:
         return None
-    stride = CANVASES[0] // growth
-    size, middle = canvas.shape[dim], canvas.shape[dim] // 2
+    stride = Fraction(CANVASES[0], growth)
+    size, middle, last = canvas.shape[dim], canvas.shape[dim] // 2, clean.shape[dim] - 1
     before, after = [], []
-    for border in range(middle, middle + stride):
+    previous: tuple[int, int] | None = None
+    for border in range(middle, middle + _period(run, canvas, clean, stride, dim) + 1):
         lower = _changed(run, canvas, clean, (0, border), dim)
         upper = _changed(run, canvas, clean, (border, size - border), dim)
-        if not lower or not upper or lower[-1] == clean.shape[dim] - 1 or upper[0] == 0:
+        if not lower or not upper or lower[-1] == last or upper[0] == 0:
             return None
-        before.append((lower[-1] + 1) * stride - border)
-        after.append(border - 1 - (upper[0] - 1) * stride)
-    return Reach(stride, min(before), min(after))
+        if previous is not None:
+            # What the last step of the border brought in has its first input, or its last one, beside it.
+            before += [floor(output * stride) - (border - 1) for output in range(previous[0] + 1, lower[-1] + 1)]
+            after += [border - 1 - floor(output * stride) for output in range(previous[1], upper[0])]
+        previous = lower[-1], upper[0]
+    return Reach(stride, max(before), max(after)) if before and after else None
+
+
+def _period(run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, stride: Fraction, dim: int) -> int:
+    """After how many pixels the step repeats itself: pooling, then upsampling, has stride 1 and period 2.
+
+    Found by shifting the canvas and looking at the middle; as long as the canvas allows where it can't be told.
+    """
+    quarter = clean.shape[dim] // 4
+    for period in (p for p in (1, 2, 4, 8) if p % stride.numerator == 0):
+        moved = int(period / stride)
+        shifted = seeded(run, canvas.roll(period, dim))
+        middle = clean.narrow(dim, quarter, quarter), shifted.narrow(dim, quarter + moved, quarter)
+        if torch.allclose(*middle, rtol=1e-4, atol=1e-5):
+            return period
+    return max(stride.numerator, CANVASES[0] // 2)
 
 
 def _changed(
