@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from backbones.split import identity
+from backbones.split import Transform, identity
 from core.errors import InputError
-from core.leakage import gradient_of_logits, seeded
+from core.leakage import EXTREME, gradient_of_logits, seeded
 from difull.cells import check_cell, check_divides
 from difull.laboratory import laboratory
 from difull.locality import receptive_field
@@ -96,11 +96,19 @@ def influence_map(
             marks.scatter_(1, blocks[:, None], 1)
             fine = marks.unflatten(1, (1, rows, cols)).repeat_interleave(block, 2).repeat_interleave(block, 3)
             weights = split.spread(1 - fine).repeat_interleave(len(images), 0)
-            tainted = torch.where(
-                weights == 0, torch.nan, activations.repeat(len(blocks), *[1] * (activations.dim() - 1))
-            )
-            broken = ~torch.isfinite(seeded(split.rest, tainted)).flatten(1).all(dim=1)
+            repeated = activations.repeat(len(blocks), *[1] * (activations.dim() - 1))
+            broken = _broken(split.rest, repeated, weights == 0)
             reached[blocks] |= broken.unflatten(0, (len(blocks), len(images))).any(dim=1)
         reached = reached.unflatten(0, (rows, cols))
         moved = split.to_map(gradient_of_logits(split.rest, activations)).ne(0).flatten(0, 1).any(dim=0)
         return reached | moved.unflatten(0, (rows, block)).unflatten(2, (cols, block)).any(dim=3).any(dim=1)
+
+
+def _broken(run: Transform, activations: Tensor, marked: Tensor) -> Tensor:
+    """The rows (N,) whose logits NaN at the marked places reaches; extremes, for a network that refuses NaN."""
+    try:
+        return ~torch.isfinite(seeded(run, activations.masked_fill(marked, torch.nan))).flatten(1).all(dim=1)
+    except Exception:
+        clean = seeded(run, activations)
+        changed = [seeded(run, activations.masked_fill(marked, sign * EXTREME)) != clean for sign in (1, -1)]
+        return (changed[0] | changed[1]).flatten(1).any(dim=1)

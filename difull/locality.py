@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from backbones.split import Step
 from core.keyed import keyed_uniform, make_keys
-from core.leakage import seeded
+from core.leakage import EXTREME, seeded
 
 CANVASES = (32, 128)
 """Sides of the canvases in pixels, plus what makes the side even or odd like the real map's."""
@@ -91,15 +91,25 @@ def _canvas(sample: Tensor, height: int, width: int) -> Tensor:
 
 
 def _reach_along(run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, large: int, dim: int) -> Reach | None:
-    """Taint one half of the canvas, then the other, with the border between them at every phase."""
+    """The reach on one axis, by as many phases as the step has, or the canvas allows."""
     growth = large - clean.shape[dim]
     if growth <= 0:
         return None
     stride = Fraction(CANVASES[0], growth)
+    found = _reach_in_phases(run, canvas, clean, stride, dim, _period(run, canvas, clean, stride, dim))
+    # A wide kernel leaves no room for more phases. Too few make the reach too small, which tells of
+    # a leak where there is none, never the other way round.
+    return found or _reach_in_phases(run, canvas, clean, stride, dim, stride.numerator)
+
+
+def _reach_in_phases(
+    run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, stride: Fraction, dim: int, phases: int
+) -> Reach | None:
+    """Taint one half of the canvas, then the other, with the border between them at every phase."""
     size, middle, last = canvas.shape[dim], canvas.shape[dim] // 2, clean.shape[dim] - 1
     before, after = [], []
     previous: tuple[int, int] | None = None
-    for border in range(middle, middle + _period(run, canvas, clean, stride, dim) + 1):
+    for border in range(middle, middle + phases + 1):
         lower = _changed(run, canvas, clean, (0, border), dim)
         upper = _changed(run, canvas, clean, (border, size - border), dim)
         if not lower or not upper or lower[-1] == last or upper[0] == 0:
@@ -131,10 +141,17 @@ def _changed(
     run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, part: tuple[int, int], dim: int
 ) -> list[int]:
     """The rows or columns of the output that NaN in a part (start, length) of the canvas changes."""
-    tainted = canvas.clone()
-    tainted.narrow(dim, *part).fill_(torch.nan)
-    marks = (seeded(run, tainted) != clean).transpose(dim, 0).flatten(1).any(dim=1)
-    return torch.nonzero(marks).flatten().tolist()
+
+    def marks(value: float) -> Tensor:
+        tainted = canvas.clone()
+        tainted.narrow(dim, *part).fill_(value)
+        return (seeded(run, tainted) != clean).transpose(dim, 0).flatten(1).any(dim=1)
+
+    try:
+        reached = marks(torch.nan)
+    except Exception:  # a step that refuses NaN: extremes of both signs tell nearly as much
+        reached = marks(EXTREME) | marks(-EXTREME)
+    return torch.nonzero(reached).flatten().tolist()
 
 
 def _name_not_local(step: Step, sample: Tensor) -> list[tuple[str, str]]:
