@@ -1,10 +1,12 @@
 """Controlled grids: GridPG, DiFull, DiPart, what lies where it can't matter, and the proof of it."""
 
+from core.deletion_leakage import MaskLeakage, deletion_leakage, mask_leakage
+from core.leakage import LeakageProof
 from difull.aggregate import Aggregate, aggregate
 from difull.cells import compose_grid, cut_cells
 from difull.compositions import Compositions, choose_confident, make_compositions
-from difull.deletion_leakage import MaskLeakage, deletion_leakage, mask_leakage
-from difull.leakage import LeakageProof, influence_map, leakage_proof, possible_region
+from difull.influence import influence_map, possible_region
+from difull.leakage import leakage_proof, leakage_proofs
 from difull.localization import cell_sums, impossible_attribution, localization_score
 from difull.metric import Localization
 from difull.settings import DiFull, DiPart, GridPG, GridSetting
@@ -28,6 +30,7 @@ __all__ = [
     "impossible_attribution",
     "influence_map",
     "leakage_proof",
+    "leakage_proofs",
     "localization_score",
     "make_compositions",
     "mask_leakage",

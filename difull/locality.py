@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 
 import torch
 from torch import Tensor, nn
 
 from backbones.split import Step
 from core.keyed import keyed_uniform, make_keys
-from difull.laboratory import seeded
+from core.leakage import EXTREME, seeded
 
 CANVASES = (32, 128)
 """Sides of the canvases in pixels, plus what makes the side even or odd like the real map's."""
@@ -24,9 +26,9 @@ CANVASES = (32, 128)
 
 @dataclass(frozen=True)
 class Reach:
-    """Output o of a step depends on its inputs o·stride - before … o·stride + after, on one axis."""
+    """Output o of a step depends on its inputs ⌊o·stride⌋ - before … ⌊o·stride⌋ + after, on one axis."""
 
-    stride: int
+    stride: Fraction | int
     before: int
     after: int
 
@@ -65,7 +67,7 @@ def receptive_field(steps: Sequence[Step], image: Tensor, rows: tuple[int, int],
 
 
 def _widen(span: tuple[int, int], reach: Reach, size: int) -> tuple[int, int]:
-    first, last = span[0] * reach.stride - reach.before, span[1] * reach.stride + reach.after
+    first, last = floor(span[0] * reach.stride) - reach.before, floor(span[1] * reach.stride) + reach.after
     return (max(first, 0), min(last, size - 1))
 
 
@@ -89,31 +91,67 @@ def _canvas(sample: Tensor, height: int, width: int) -> Tensor:
 
 
 def _reach_along(run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, large: int, dim: int) -> Reach | None:
-    """Taint one half of the canvas, then the other, at every phase of the stride."""
+    """The reach on one axis, by as many phases as the step has, or the canvas allows."""
     growth = large - clean.shape[dim]
-    if growth <= 0 or CANVASES[0] % growth:
+    if growth <= 0:
         return None
-    stride = CANVASES[0] // growth
-    size, middle = canvas.shape[dim], canvas.shape[dim] // 2
+    stride = Fraction(CANVASES[0], growth)
+    found = _reach_in_phases(run, canvas, clean, stride, dim, _period(run, canvas, clean, stride, dim))
+    # A wide kernel leaves no room for more phases. Too few make the reach too small, which tells of
+    # a leak where there is none, never the other way round.
+    return found or _reach_in_phases(run, canvas, clean, stride, dim, stride.numerator)
+
+
+def _reach_in_phases(
+    run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, stride: Fraction, dim: int, phases: int
+) -> Reach | None:
+    """Taint one half of the canvas, then the other, with the border between them at every phase."""
+    size, middle, last = canvas.shape[dim], canvas.shape[dim] // 2, clean.shape[dim] - 1
     before, after = [], []
-    for border in range(middle, middle + stride):
+    previous: tuple[int, int] | None = None
+    for border in range(middle, middle + phases + 1):
         lower = _changed(run, canvas, clean, (0, border), dim)
         upper = _changed(run, canvas, clean, (border, size - border), dim)
-        if not lower or not upper or lower[-1] == clean.shape[dim] - 1 or upper[0] == 0:
+        if not lower or not upper or lower[-1] == last or upper[0] == 0:
             return None
-        before.append((lower[-1] + 1) * stride - border)
-        after.append(border - 1 - (upper[0] - 1) * stride)
-    return Reach(stride, min(before), min(after))
+        if previous is not None:
+            # What the last step of the border brought in has its first input, or its last one, beside it.
+            before += [floor(output * stride) - (border - 1) for output in range(previous[0] + 1, lower[-1] + 1)]
+            after += [border - 1 - floor(output * stride) for output in range(previous[1], upper[0])]
+        previous = lower[-1], upper[0]
+    return Reach(stride, max(before), max(after)) if before and after else None
+
+
+def _period(run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, stride: Fraction, dim: int) -> int:
+    """After how many pixels the step repeats itself: pooling, then upsampling, has stride 1 and period 2.
+
+    Found by shifting the canvas and looking at the middle; as long as the canvas allows where it can't be told.
+    """
+    quarter = clean.shape[dim] // 4
+    for period in (p for p in (1, 2, 4, 8) if p % stride.numerator == 0):
+        moved = int(period / stride)
+        shifted = seeded(run, canvas.roll(period, dim))
+        middle = clean.narrow(dim, quarter, quarter), shifted.narrow(dim, quarter + moved, quarter)
+        if torch.allclose(*middle, rtol=1e-4, atol=1e-5):
+            return period
+    return max(stride.numerator, CANVASES[0] // 2)
 
 
 def _changed(
     run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, part: tuple[int, int], dim: int
 ) -> list[int]:
     """The rows or columns of the output that NaN in a part (start, length) of the canvas changes."""
-    tainted = canvas.clone()
-    tainted.narrow(dim, *part).fill_(torch.nan)
-    marks = (seeded(run, tainted) != clean).transpose(dim, 0).flatten(1).any(dim=1)
-    return torch.nonzero(marks).flatten().tolist()
+
+    def marks(value: float) -> Tensor:
+        tainted = canvas.clone()
+        tainted.narrow(dim, *part).fill_(value)
+        return (seeded(run, tainted) != clean).transpose(dim, 0).flatten(1).any(dim=1)
+
+    try:
+        reached = marks(torch.nan)
+    except Exception:  # a step that refuses NaN: extremes of both signs tell nearly as much
+        reached = marks(EXTREME) | marks(-EXTREME)
+    return torch.nonzero(reached).flatten().tolist()
 
 
 def _name_not_local(step: Step, sample: Tensor) -> list[tuple[str, str]]:

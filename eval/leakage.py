@@ -1,4 +1,4 @@
-"""Prove that nothing leaks between the cells of a grid, nor out of a deleted patch, or name what does.
+"""Does anything leak between the cells of a grid, or out of a deleted patch? Proven where it can be, else tested.
 
 python -m eval.leakage --model runs/demo/checkpoint --setting difull dipart
 """
@@ -6,9 +6,9 @@ python -m eval.leakage --model runs/demo/checkpoint --setting difull dipart
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,51 +18,103 @@ from torch import Tensor
 from backbones import device_of
 from core import DeletionSpec, InputError
 from core.cli import run_command
+from core.deletion_leakage import MaskLeakage, deletion_leakage, mask_leakage
 from core.keyed import make_keys
 from core.results import write_per_image, write_summary
 from data import Samples, normalize, open_data
-from difull import (
-    Compositions,
-    LeakageProof,
-    MaskLeakage,
-    deletion_leakage,
-    influence_map,
-    leakage_proof,
-    mask_leakage,
-)
+from difull import Compositions, LeakageProof, influence_map
 from difull.figures import influence_figure, save_figure
+from difull.leakage import TRIES, leakage_proofs
 from eval.difull import BLOCKS
-from eval.grids import GridOptions, first_grid, grid_batches, make_setting
+from eval.grids import SETTINGS, first_grid, grid_batches, make_setting
+from eval.options import EvaluationOptions
 from eval.report import format_table
 from eval.runner import Runner
 from training.module import _AUGMENT
 
-IMAGES = 2
-"""Grids per proof."""
+
+@dataclass(kw_only=True)
+class SharedOptions(EvaluationOptions):
+    """What the runner needs of the options below."""
+
+    protocol_name: ClassVar[str] = "leakage"
+    deletions: Path | None = None
 
 
 @dataclass(kw_only=True)
-class LeakageOptions(GridOptions):
-    """Prove that nothing leaks; exit status 1 if something does.
+class LeakageOptions:
+    """Find what leaks; exit status 1 if something does.
 
     Args:
+        model: checkpoint folder, weight file (with --arch), timm:NAME, or hf-hub:ORG/NAME.
+        data: digits, imagefolder:PATH or imagenet:PATH.
+        split: which split of the data.
+        setting: difull, gridpg, dipart: any of them.
+        scale: cells per side: 2, 3, ...
+        grids: how many grids each head is tested on.
+        tries: random contents per head and way to its logits, besides the chosen ones.
         fill: fills to test; the checkpoint's own by default.
         deletions: folder of a training run's record of deletions; MODEL/deletions by default, if there is one.
         mask_images: how many of the recorded samples are loaded again to test their brightness.
+        limit: take the grids from the first N images only.
+        chunk: the most images in one pass over the recorded samples and the measured influence; bounds the memory.
+        out: folder for summary.json, per_image.parquet and plots.
+        overwrite: replace the run in --out.
+        pretrained: timm's weights for timm:NAME; untrained otherwise.
+        arch: timm name of a weight file's architecture.
+        model_args: further arguments of timm's model.
+        input_size: side of the images in pixels; the model's own by default, 64 for digits.
+        accelerator: auto, cpu, cuda, ...
+        precision: 32-true or 64-true.
+        seed: keys everything random.
+        skip_corrupt: count corrupt images and go on.
     """
 
-    protocol_name: ClassVar[str] = "leakage"
-
+    model: str = ""
+    data: str = "digits"
+    split: str = "val"
     setting: list[str] = field(default_factory=lambda: ["difull", "dipart"])
+    scale: list[int] = field(default_factory=lambda: [2])
+    grids: int = 2
+    tries: int = TRIES
     fill: list[str] | None = None
     deletions: Path | None = None
     mask_images: int = 2048
+    limit: int | None = None
+    chunk: int = 256
+    out: Path = Path("runs/evaluation")
+    overwrite: bool = False
+    pretrained: bool = False
+    arch: str | None = None
+    model_args: dict[str, Any] | None = None
+    input_size: int | None = None
+    accelerator: str = "auto"
+    precision: Literal["32-true", "64-true"] = "32-true"
+    seed: int = 0
+    skip_corrupt: bool = False
+
+    def check(self) -> None:
+        """Raise InputError for values that no test can use; settings by their plain names."""
+        self.setting = list(dict.fromkeys(SETTINGS.resolve(name) for name in self.setting))
+        self.scale = list(dict.fromkeys(self.scale))
+        if not self.setting or not self.scale:
+            raise InputError("--setting and --scale need at least one value each")
+        if any(not isinstance(scale, int) or scale < 2 for scale in self.scale):
+            raise InputError(f"--scale takes whole numbers of at least 2, got {self.scale}")
+        for name in ("grids", "tries", "mask_images"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+
+    def shared(self) -> SharedOptions:
+        """What the runner needs of these options."""
+        names = {each.name for each in fields(SharedOptions)} & {each.name for each in fields(self)}
+        return SharedOptions(**{name: getattr(self, name) for name in names})
 
 
-def grids_without_choice(runner: Runner, scale: int) -> Compositions:
+def grids_without_choice(runner: Runner, scale: int, grids: int) -> Compositions:
     """The first images of the data as grids: whether something leaks doesn't depend on the class."""
     cells = scale**2
-    count = min(IMAGES, runner.count // cells)
+    count = min(grids, runner.count // cells)
     if not count:
         raise InputError(f"a {scale}×{scale} grid needs {cells} images, {runner.data.name} gives {runner.count}")
     indices = np.arange(count * cells).reshape(count, cells)
@@ -71,10 +123,10 @@ def grids_without_choice(runner: Runner, scale: int) -> Compositions:
 
 
 def prove_settings(runner: Runner, options: LeakageOptions) -> tuple[list[LeakageProof], dict[int, dict[str, Any]]]:
-    """A proof per setting, scale and scored head, and what can reach the first head."""
+    """What is proven or tested of every head of each setting and scale, and what can reach the first head."""
     proofs, pictures = [], {}
     for scale in options.scale:
-        compositions = grids_without_choice(runner, scale)
+        compositions = grids_without_choice(runner, scale, options.grids)
         grids = torch.cat([batch.images for batch in grid_batches(runner, compositions)])
         grid = first_grid(runner, compositions)
         height, width = grid.shape[-2:]
@@ -83,7 +135,7 @@ def prove_settings(runner: Runner, options: LeakageOptions) -> tuple[list[Leakag
         pictures[scale] = {}
         for name in options.setting:
             setting = make_setting(name, runner.checkpoint.backbone, scale)
-            proofs += [leakage_proof(setting, grids, cell) for cell in compositions.heads]
+            proofs += leakage_proofs(setting, grids, tries=options.tries)
             reach = influence_map(setting, grid, 0, block, chunk=max(1, options.chunk // setting.cells))
             pictures[scale][type(setting).__name__] = reach.cpu().numpy()
     return proofs, pictures
@@ -116,8 +168,8 @@ def recorded_brightness(record: pd.DataFrame, runner: Runner, deletion: Deletion
         raise InputError(f"the record has sample {record['index'].max()}, but {data.name} has only {len(data)}")
     samples = Samples(data, backbone.data_config, training=True, seed=seed)
     found, device = [], device_of(backbone)
-    for start in range(0, len(record), runner.options.batch_size):
-        part = record.iloc[start : start + runner.options.batch_size]
+    for start in range(0, len(record), runner.options.chunk):
+        part = record.iloc[start : start + runner.options.chunk]
         keys = list(zip(part["epoch"].tolist(), part["index"].tolist(), strict=True))
         images = torch.stack([torch.as_tensor((samples[key] or {})["image"]) for key in keys]).to(device)
         epoch, index = (torch.tensor(column, device=device) for column in zip(*keys, strict=True))
@@ -146,16 +198,13 @@ def audit_masks(runner: Runner, options: LeakageOptions, deletion: DeletionSpec)
 
 def rows_of(proof: LeakageProof) -> dict[str, Any]:
     """A proof as `summary.json` has it."""
-    return {"subject": proof.subject, "passed": proof.passed, **asdict(proof)}
+    return {"subject": proof.subject, "verdict": proof.verdict, **proof.to_dict()}
 
 
 def evaluate(options: LeakageOptions) -> int:
-    """Prove, write the verdicts, and return 0 if nothing leaks, else 1."""
-    if options.devices * options.num_nodes > 1:
-        raise InputError("eval.leakage runs in one process; leave --devices at 1")
-    if options.mask_images < 1:
-        raise InputError(f"--mask-images must be at least 1, got {options.mask_images}")
-    runner = Runner.start(options)
+    """Prove and test, write the verdicts, and return 0 if nothing leaks, else 1."""
+    options.check()
+    runner = Runner.start(options.shared())
     deletion = runner.checkpoint.deletion or DeletionSpec()
     size = runner.checkpoint.backbone.input_size
     deletion.grid.check(*size)
@@ -170,14 +219,20 @@ def evaluate(options: LeakageOptions) -> int:
             for name, value in proof.numbers.items()
         ]
     )
-    with options.result_folder() as folder:
+    with runner.options.result_folder() as folder:
         write_per_image(folder, table)
         write_summary(
             folder,
-            protocol=options.protocol_name,
+            protocol=SharedOptions.protocol_name,
             model=runner.checkpoint.describe(),
             data=runner.describe_data(),
-            settings={"setting": options.setting, "scale": options.scale, **runner.describe_settings()},
+            settings={
+                **{
+                    name: getattr(options, name)
+                    for name in ("setting", "scale", "grids", "tries", "fill", "mask_images")
+                },
+                **runner.describe_settings(),
+            },
             scores=[],
             passed=passed,
             proofs=[rows_of(proof) for proof in proofs],
@@ -195,18 +250,14 @@ def evaluate(options: LeakageOptions) -> int:
 
 
 def print_proofs(proofs: list[LeakageProof], audits: dict[str, MaskLeakage]) -> None:
-    """A line per proof with its three verdicts, then what was found."""
-    rows = [
-        (
-            proof.subject,
-            *("holds" if holds else "FAILS" for holds in (proof.taint, proof.derivative, proof.intervention)),
-        )
-        for proof in proofs
-    ]
-    print(format_table(("", "taint", "derivative", "intervention"), rows, "<<<<"))
+    """A line per subject with its verdict and statements, then what was found."""
+    rows = [(proof.subject, proof.verdict, *proof.statements.values()) for proof in proofs]
+    print(format_table(("", "verdict", "structure", "taint", "derivative", "intervention"), rows, "<<<<<<"))
     for proof in proofs:
-        for line in (*(f"found: {finding}" for finding in proof.found), *proof.notes):
-            print(f"{proof.subject}: {line}")
+        for finding in proof.found:
+            print(f"{proof.subject}: found: {finding}")
+    for note in dict.fromkeys(note for proof in proofs for note in proof.notes):
+        print(note)
     for audit in audits.values():
         print(audit.report)
 

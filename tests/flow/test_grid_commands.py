@@ -217,16 +217,29 @@ def test_aggatt(checkpoint, files, tmp_path):
 
 
 def test_leakage_passes_and_fails(checkpoint, tmp_path, capsys):
-    arguments = ["--model", checkpoint, "--limit", "8", "--setting", "difull"]
+    arguments = ["--model", checkpoint, "--limit", "8", "--setting", "difull", "--tries", "3"]
     assert run("leakage", *arguments, "--out", tmp_path / "clean") == 0
     summary = summary_of(tmp_path / "clean")
     assert summary["passed"]
-    assert len(summary["proofs"]) == 3
+    assert [entry["verdict"] for entry in summary["proofs"]] == ["proven"] * 4 + ["tested"]
+    assert summary["settings"]["tries"] == summary["proofs"][0]["numbers"]["random_contents_tried"] == 3
     assert (tmp_path / "clean/plots/influence-2x2.png").is_file()
     assert run("leakage", *arguments, "--fill", "blur", "--out", tmp_path / "blur") == 1
     failed = [proof for proof in summary_of(tmp_path / "blur")["proofs"] if not proof["passed"]]
     assert [proof["found"] for proof in failed] == [["fill 'blur' reads the deleted pixels"]]
     assert "fill 'blur' reads the deleted pixels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["attributions ixg", "layers final", "confidence 0.5", "choose-with x", "compositions x", "devices 2", "workers 2"],
+)
+def test_leakage_refuses_flags_that_mean_nothing_to_it(checkpoint, tmp_path, capsys, flag):
+    with pytest.raises(SystemExit) as refused:
+        run("leakage", "--model", checkpoint, "--out", tmp_path / "run", *f"--{flag}".split())
+    assert refused.value.code == 2
+    assert f"--{flag.split()[0].replace('-', '_')}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +262,7 @@ def test_composite_training_is_recorded(composed, tmp_path):
 
 def test_a_real_runs_masks_are_audited(composed, tmp_path, monkeypatch):
     """The record of the run passes; the same record with the cell taken from the label doesn't."""
-    arguments = ["--model", composed, "--limit", "4", "--setting", "difull", "--mask-images", "64"]
+    arguments = ["--model", composed, "--limit", "4", "--setting", "difull", "--mask-images", "64", "--tries", "1"]
     assert run("leakage", *arguments, "--out", tmp_path / "clean") == 0
     masks = summary_of(tmp_path / "clean")["masks"]
     assert {entry["record"] for entry in masks} == {"label", "brightness"}

@@ -11,6 +11,7 @@ from torch import nn
 from attribution import create_attribution
 from backbones import PlainModel, create_backbone
 from core import FILLS, LEAKING_FILLS, DeletionSpec, InputError, PatchGrid
+from core.deletion_leakage import _test
 from difull import (
     DiFull,
     DiPart,
@@ -22,7 +23,6 @@ from difull import (
     mask_leakage,
     possible_region,
 )
-from difull.deletion_leakage import _test
 from difull.laboratory import laboratory
 from difull.locality import measure_reach
 from tests.reference.grids import (
@@ -167,6 +167,9 @@ def test_possible_region_is_the_receptive_field_by_hand(cell):
         (nn.MaxPool2d(3, 2, 1), (2, 1, 1)),
         (nn.ReLU(), (1, 0, 0)),
         (nn.BatchNorm2d(2).eval(), (1, 0, 0)),
+        (nn.Upsample(scale_factor=2), (0.5, 0, 0)),
+        (nn.Sequential(nn.MaxPool2d(2), nn.Upsample(scale_factor=2)), (1, 1, 1)),
+        (nn.Sequential(nn.MaxPool2d(4), nn.Upsample(scale_factor=2)), (2, 2, 3)),
     ],
 )
 @pytest.mark.parametrize("size", [9, 12])

@@ -1,4 +1,4 @@
-"""Proof that deletion leaks neither the deleted pixels nor, by its choice of patch, the label."""
+"""Tests that deletion leaks neither the deleted pixels nor, by its choice of patch, the label."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core.deletion import FILLS, delete_cells
 from core.errors import InputError
 from core.grid import PatchGrid
 from core.keyed import keyed_normal, make_keys
-from difull.leakage import EXTREME, LeakageProof, gradient_of_logits
+from core.leakage import EXTREME, LeakageProof, gradient_of_logits
 
 QUANTILES = 8
 TABLES_AT_ONCE = 256
@@ -27,7 +27,7 @@ TABLES_AT_ONCE = 256
 def deletion_leakage(
     fill: str = "zeros", grid: PatchGrid | None = None, size: tuple[int, int] | None = None, seed: int = 0
 ) -> LeakageProof:
-    """Prove that a deleted image carries nothing of the deleted pixels, for every cell of the grid.
+    """Test that a deleted image carries nothing of the deleted pixels, for every cell of the grid.
 
     Taint: NaN in the deleted patch leaves the deleted image finite and bit-identical. Derivative: its
     gradient with respect to the patch is 0. Intervention: other content there changes no bit.

@@ -1,0 +1,168 @@
+"""Proof by structure: the graph of each head, traced without data, is built from its cell's crop alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from difull.dataflow import Dataflow
+from difull.settings import DiFull, GridSetting
+
+BATCHES = (1, 2)
+"""Batch sizes that are traced, besides that of the images at hand."""
+
+MOST_CELLS = 62
+"""Labels are bits of an int64: one per cell, and one for earlier calls."""
+
+LIMITS = (
+    "the proof holds for the batch sizes traced, and for code that decides by nothing but shapes and settings: "
+    "Python that looks at a clock, a generator or a counter outside the modules isn't seen by a trace"
+)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Whether it is proven (None: neither proven nor refuted), what leaks, and why there is no proof."""
+
+    holds: bool | None
+    found: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def trace_structure(setting: GridSetting, images: Tensor) -> Structure:
+    """Follow every value from the grid to the logits of every head, in `forward`, `heads` and every `split`.
+
+    The trace is on fake tensors without values, on a copy of the setting, each call more than once, so that neither
+    values nor what an earlier call left behind can steer it unseen. Images of a batch aren't told
+    apart: that they don't reach each other is left to the tests.
+    """
+    if not isinstance(setting, DiFull):
+        return Structure(None)
+    if setting.cells > MOST_CELLS:
+        return Structure(None, notes=(f"no proof by structure: more than {MOST_CELLS} cells",))
+    try:
+        fresh = copy.deepcopy(setting)
+    except Exception as error:
+        return Structure(None, notes=(f"no proof by structure: the setting can't be copied ({_words(error)})",))
+    sizes = sorted({*BATCHES, len(images)})
+    # The original's tensors are constants too: a closure may hold on to them through a copy.
+    flow, found = Dataflow([setting, fresh], 1 << setting.cells), dict[str, None]()
+    fakes, states = FakeTensorMode(allow_non_fake_inputs=True), []
+    for again in (sizes, sizes[:1]):
+        for size in again:
+            found |= dict.fromkeys(_trace(fresh, images, size, flow, fakes))
+        states.append(_state(fresh))
+    doubts = [*flow.doubts]
+    doubts += [f"{name} changes from call to call" for name in _changed(*states)]
+    if found:
+        return Structure(False, tuple(found), tuple(f"in the trace: {doubt}" for doubt in doubts))
+    if doubts:
+        return Structure(None, notes=tuple(f"no proof by structure: {doubt}" for doubt in doubts))
+    traced = f"traced for batches of {', '.join(map(str, sizes))}: every head reads its cell's crop and nothing else"
+    return Structure(True, notes=(traced, LIMITS))
+
+
+def cell_labels(shape: tuple[int, ...], scale: int) -> NDArray[np.int64]:
+    """The bit of its cell for every pixel of grids of that shape."""
+    rows, cols = (np.arange(side) * scale // side for side in shape[-2:])
+    return np.broadcast_to(np.int64(1) << (rows[:, None] * scale + cols), shape)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A way from a grid to logits; `cell` None for all heads, `through` where other cells may run as well."""
+
+    name: str
+    cell: int | None
+    run: Callable[[Tensor], Tensor]
+    through: bool = False
+
+
+def _calls(setting: GridSetting) -> list[Call]:
+    layout = setting.backbone.layout
+    layers = ("input", *(layout.taps if layout else ()))
+    calls = [Call("heads", None, setting.heads, True)]
+    for cell in range(setting.cells):
+        splits = [(layer, partial(through, setting, layer, cell)) for layer in layers]
+        calls.append(Call("forward", cell, partial(setting, cell=cell)))
+        calls += [Call(f"split at {layer}", cell, run, layer != "input") for layer, run in splits]
+    return calls
+
+
+def through(setting: GridSetting, layer: str, cell: int, images: Tensor) -> Tensor:
+    """A head's logits through the cut at a layer: what attribution runs."""
+    split = setting.split(layer, cell)
+    return split.rest(split.stem(images))
+
+
+def _trace(setting: GridSetting, images: Tensor, size: int, flow: Dataflow, fakes: FakeTensorMode) -> list[str]:
+    """What reaches a head of what it mustn't see, in words; what can't be told goes to the flow's doubts."""
+    found = []
+    shape = (size, *images.shape[1:])
+    for call in _calls(setting):
+        flow.forget()
+        heads: Sequence[Tensor] = ()
+        try:
+            with torch.no_grad(), fakes, flow:
+                grid = torch.empty(shape, dtype=images.dtype, device=images.device)
+                flow.label(grid, cell_labels(shape, setting.scale))
+                logits = call.run(grid)
+                heads = logits.unbind(1) if call.cell is None else (logits,)
+        except Exception as error:
+            flow.doubts.setdefault(f"{call.name} can't be traced without values ({_words(error)})")
+        decided = _strangers(flow.decided, call.cell, setting.cells)
+        if decided and not call.through:
+            found.append(f"in {call.name}, the code decides by pixels of {decided} for the head of cell {call.cell}")
+        for number, head in enumerate(heads):
+            own = number if call.cell is None else call.cell
+            strangers = _strangers(flow.union(head), own, setting.cells)
+            if strangers:
+                found.append(f"in {call.name}, the head of cell {own} is computed from {strangers}")
+    return found
+
+
+def _strangers(label: int, own: int | None, cells: int) -> str:
+    """The cells but its own that a label names, and earlier calls, in words."""
+    others = [str(cell) for cell in range(cells) if label >> cell & 1 and cell != own]
+    named = [f"cell{'s' * (len(others) > 1)} {', '.join(others)}"] if others else []
+    return " and ".join(named + ["what an earlier call has left"] * (label >> cells & 1))
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
+    """What the modules keep besides their parameters, buffers and submodules, in a form that compares."""
+    own = {"_parameters", "_buffers", "_modules"}
+    return {
+        f"{path}.{name}".lstrip("."): _frozen(value, 3)
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if name not in own
+    }
+
+
+def _frozen(value: Any, depth: int) -> Any:
+    if isinstance(value, Tensor):
+        return id(value), value._version
+    if depth and isinstance(value, dict):
+        return [(str(key), _frozen(each, depth - 1)) for key, each in value.items()]
+    if depth and isinstance(value, (list, tuple, set, frozenset)):
+        return [_frozen(each, depth - 1) for each in value]
+    if isinstance(value, (bool, int, float, str, bytes, type(None))):
+        return value
+    return id(value)
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
+
+
+def _words(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:120] or type(error).__name__
