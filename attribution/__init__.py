@@ -13,6 +13,7 @@ from attribution.base import (
     undisturbed,
 )
 from attribution.describe import AttributionRow, describe_attributions, expand_attributions
+from attribution.guard import Guarded
 from attribution.spec import AttributionSpec, create_attribution, list_attributions, parse_attribution
 from core.registry import import_submodules
 
@@ -23,6 +24,7 @@ __all__ = [
     "Attribution",
     "AttributionRow",
     "AttributionSpec",
+    "Guarded",
     "Passes",
     "create_attribution",
     "describe_attributions",

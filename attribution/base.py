@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from backbones import Split, as_explainable
+from backbones import Split, as_explainable, cut
 from core.checks import check_images, check_targets
 from core.errors import InputError
 from core.registry import Registry
@@ -66,7 +68,7 @@ class Attribution(ABC):
         self.model = as_explainable(model)
         self.layer = layer or self.default_layer
         self.output = output
-        self.split = self.cut_model(self.layer, cell)
+        self.split: Split = self.cut_model(self.layer, cell)
         self.chunk = chunk
 
     def __call__(self, images: Float[Tensor, "b c *size"], targets: Int[Tensor, " b"]) -> Float[Tensor, "b 1 h w"]:
@@ -76,7 +78,7 @@ class Attribution(ABC):
             images: normalised images (B, C, H, W), or what the model takes.
             targets: (B,) int64 class indices.
         """
-        with undisturbed(self.model):
+        with undisturbed(self.model), range_known(targets):
             if not isinstance(images, Tensor) or not images.is_floating_point() or len(images) != len(targets):
                 check_images(images, targets)
             with torch.no_grad():
@@ -98,8 +100,8 @@ class Attribution(ABC):
 
     def cut_model(self, layer: str, cell: int | None) -> Split:
         """The model cut at a layer, for a cell's head, ending in what is explained."""
-        split = self.model.split(layer, **({} if cell is None else {"cell": cell}))
-        return split if self.output == "logit" else split.of_probabilities()
+        settings = {} if cell is None else {"cell": cell}
+        return cut(self.model, layer, probabilities=self.output == "probability", **settings)
 
     @property
     def upsample(self) -> str:
@@ -142,9 +144,43 @@ def register_attribution(name: str, aliases: tuple[str, ...] = ()) -> Callable[[
     return register
 
 
+class TargetRange:
+    """The lowest and the highest target of a call, read from the device when first asked for, and once."""
+
+    def __init__(self, targets: Tensor):
+        self.targets = targets
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """Lowest and highest; 0 and -1 without targets."""
+        return torch.stack(self.targets.aminmax()).tolist() if self.targets.numel() else [0, -1]
+
+    def check(self, classes: int) -> None:
+        """Raise InputError unless all targets are class indices."""
+        if self.ends[0] < 0 or self.ends[1] >= classes:
+            check_targets(self.targets, classes)
+
+
+_known_range: ContextVar[TargetRange | None] = ContextVar("known_range", default=None)
+
+
+@contextmanager
+def range_known(targets: Tensor) -> Iterator[None]:
+    """Inside the block targets are these, or some of them: `select_logits` waits for the device but once."""
+    token = _known_range.set(TargetRange(targets))
+    try:
+        yield
+    finally:
+        _known_range.reset(token)
+
+
 def select_logits(logits: Tensor, targets: Tensor) -> Tensor:
     """The logit of each image's target: (B, classes), (B,) -> (B,)."""
-    check_targets(targets, logits.shape[1])
+    known = _known_range.get()
+    if known is None:
+        check_targets(targets, logits.shape[1])
+    else:
+        known.check(logits.shape[1])
     return logits.gather(1, targets[:, None]).squeeze(1)
 
 
@@ -152,8 +188,39 @@ def gradient(rest: Callable[[Tensor], Tensor], activations: Tensor, targets: Ten
     """Gradient of the target logit with respect to the activations, shaped like them."""
     with torch.enable_grad():
         leaf = activations.detach().requires_grad_(True)
-        (result,) = torch.autograd.grad(select_logits(rest(leaf), targets).sum(), leaf)
+        (result,) = pull_back(select_logits(rest(leaf), targets), [leaf])
     return result
+
+
+def pull_back(selected: Tensor, inputs: list[Tensor], start: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Gradients of selected logits (B,), times `start` (B,) if given, with respect to inputs (B, …).
+
+    Where float16 takes part, gradients below 6e-8 on the way would be 0: they are pulled back enlarged, and come
+    as float32, reduced. An image whose gradients are too large for that gets a smaller factor; each factor is a
+    power of two, so that none rounds.
+    """
+    seed = torch.ones_like(selected) if start is None else start
+    if not _in_half(selected, inputs):
+        return torch.autograd.grad(selected, inputs, seed)
+    exact = widen(selected)
+    factors = torch.full_like(exact, LARGEST_FACTOR).detach()
+    while True:
+        seeds = factors * widen(seed)
+        scaled = torch.autograd.grad(exact, inputs, seeds, retain_graph=True)
+        finite = torch.stack([torch.isfinite(found).flatten(1).all(dim=1) for found in scaled]).all(dim=0)
+        smaller = torch.where(finite, factors, (factors / FACTOR_STEP).clamp(min=1))
+        if torch.equal(smaller, factors):
+            return tuple(widen(found) / factors.view(-1, *[1] * (found.dim() - 1)) for found in scaled)
+        factors = smaller
+
+
+LARGEST_FACTOR, FACTOR_STEP = 2.0**12, 2.0**4
+
+
+def _in_half(selected: Tensor, inputs: list[Tensor]) -> bool:
+    device = selected.device.type
+    cast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) is torch.float16
+    return cast or any(tensor.dtype is torch.float16 for tensor in (selected, *inputs))
 
 
 def widen(x: Tensor) -> Tensor:
@@ -166,14 +233,39 @@ def join(pieces: list[Tensor]) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
-def pair_chunks(images: int, points: int, chunk: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Indices (image, point) of all pairs, up to `chunk` of them at a time; the images run fastest.
+class Points(NamedTuple):
+    """The points of a sub-batch: `index` says which of `numbers`, ascending, each pair has; both on the device.
 
-    The points of a chunk are consecutive, so what is made for a point is made for a whole batch.
+    `begun` of the numbers, none or one, are those of a point that an earlier sub-batch began with.
+    """
+
+    index: Tensor
+    numbers: Tensor
+    begun: int = 0
+
+    @property
+    def each(self) -> Tensor:
+        """The point of each pair."""
+        return self.numbers[self.index]
+
+
+def point_chunks(images: int, points: int, chunk: int, device: torch.device) -> Iterator[tuple[Tensor, Points]]:
+    """All pairs of image and point, up to `chunk` of them at a time; the images run fastest.
+
+    The points of a chunk are consecutive and known beforehand, so what is made for a point is made once for a
+    whole batch, and the device need not be asked which there are.
     """
     for start in range(0, images * points, chunk):
-        flat = torch.arange(start, min(start + chunk, images * points), device=device)
-        yield flat % images, flat // images
+        end = min(start + chunk, images * points)
+        flat = torch.arange(start, end, device=device)
+        numbers = torch.arange(start // images, (end - 1) // images + 1, device=device)
+        yield flat % images, Points(flat // images - start // images, numbers, int(start % images > 0))
+
+
+def pair_chunks(images: int, points: int, chunk: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Indices (image, point) of all pairs, as `point_chunks` gives them."""
+    for image, chunked in point_chunks(images, points, chunk, device):
+        yield image, chunked.each
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attribution.base import Attribution, Passes, pair_chunks, register_attribution, widen
+from attribution.base import Attribution, Passes, point_chunks, register_attribution, widen
 from attribution.gradients import fixed_noise
 from core.errors import InputError
 from core.keyed import keyed_normal
@@ -116,7 +116,7 @@ class SmoothGradCAMPlusPlus(CAM):
     def weights(self, images: Tensor, activations: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
         powers = [torch.zeros_like(maps) for _ in range(3)]
         last = torch.zeros_like(maps)
-        for image, sample in pair_chunks(len(images), self.samples, self.chunk, images.device):
+        for image, sample in point_chunks(len(images), self.samples, self.chunk, images.device):
             noisy = images[image]
             noisy += self.noise * fixed_noise(keyed_normal, self.seed, sample, images)
             with torch.no_grad():
@@ -125,7 +125,7 @@ class SmoothGradCAMPlusPlus(CAM):
             for power, total in enumerate(powers, 1):
                 total.index_add_(0, image, gradients**power / self.samples)
             if self.variant == "torchcam":
-                final = sample == self.samples - 1
+                final = sample.each == self.samples - 1
                 last[image[final]] = gradients[final].to(last.dtype)
         first, second, third = powers
         if self.variant == "torchcam":

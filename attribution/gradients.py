@@ -14,29 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attribution.base import Attribution, Passes, gradient, pair_chunks, register_attribution, widen
+from attribution.base import Attribution, Passes, Points, gradient, point_chunks, register_attribution, widen
 from core.errors import InputError
 from core.keyed import keyed_normal, keyed_uniform, make_keys
 
 
 def average_over_points(
-    term: Callable[[Tensor, Tensor, Tensor], Tensor], activations: Tensor, targets: Tensor, points: int, chunk: int
+    term: Callable[[Tensor, Tensor, Points], Tensor], activations: Tensor, targets: Tensor, points: int, chunk: int
 ) -> Tensor:
     """Σ over points k of term(activations, targets, k), shaped like the activations.
 
     `term` gets up to `chunk` (image, point) pairs at once: activations (n, …), a copy that it may
-    overwrite, targets (n,), k (n,).
+    overwrite, targets (n,), and the pairs' points.
     """
     total = torch.zeros_like(activations, dtype=torch.promote_types(activations.dtype, torch.float32))
-    for image, point in pair_chunks(len(activations), points, chunk, activations.device):
-        total.index_add_(0, image, term(activations[image], targets[image], point).to(total.dtype))
+    for image, those in point_chunks(len(activations), points, chunk, activations.device):
+        total.index_add_(0, image, term(activations[image], targets[image], those).to(total.dtype))
     return total
 
 
-def fixed_noise(draw: Callable[..., Tensor], seed: int, points: Tensor, like: Tensor) -> Tensor:
+def fixed_noise(draw: Callable[..., Tensor], seed: int, points: Points, like: Tensor) -> Tensor:
     """Noise of each point, (n, …) shaped like `like`; it depends on (seed, point) alone."""
-    numbers, inverse = torch.unique(points, return_inverse=True)
-    return draw(make_keys(seed, numbers), tuple(like.shape[1:]))[inverse].to(like.dtype)
+    return draw(make_keys(seed, points.numbers), tuple(like.shape[1:]))[points.index].to(like.dtype)
 
 
 def make_baseline(baseline: str | Tensor, activations: Tensor, seed: int) -> Tensor:
@@ -131,8 +130,8 @@ class IntegratedGradients(GradientMethod):
         )
         nodes, weights = (nodes + 1) / 2, weights / 2
 
-        def term(x: Tensor, t: Tensor, k: Tensor) -> Tensor:
-            shape = (-1, *[1] * (x.dim() - 1))
+        def term(x: Tensor, t: Tensor, points: Points) -> Tensor:
+            shape, k = (-1, *[1] * (x.dim() - 1)), points.each
             alpha, weight = nodes[k].to(start.dtype).view(shape), weights[k].to(start.dtype).view(shape)
             point = widen(x).sub_(start).mul_(alpha).add_(start).to(x.dtype)
             return gradient(self.split.rest, point, t) * weight
@@ -190,8 +189,8 @@ class NoisyMean(GradientMethod):
     def relevance(self, activations: Tensor, targets: Tensor) -> Tensor:
         relevance = super().relevance  # of the method that is smoothed, next in the order of bases
 
-        def term(x: Tensor, t: Tensor, k: Tensor) -> Tensor:
-            noise = fixed_noise(keyed_normal, self.seed, k, x).mul_(self.noise)
+        def term(x: Tensor, t: Tensor, points: Points) -> Tensor:
+            noise = fixed_noise(keyed_normal, self.seed, points, x).mul_(self.noise)
             result = relevance(x.add_(noise), t)
             return result.square() if self.squared else result
 

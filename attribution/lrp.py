@@ -11,7 +11,7 @@ from timm.layers.drop import DropPath
 from timm.models.vgg import ConvMlp
 from torch import Tensor, nn
 
-from attribution.base import Attribution, Passes, register_attribution, select_logits
+from attribution.base import Attribution, Passes, pull_back, register_attribution, select_logits, widen
 from attribution.lrp_mode import RULES, Composite, RelevanceMode
 from attribution.switches import switched
 from backbones.bcos import BcosConv2d
@@ -68,7 +68,8 @@ class LRP(Attribution):
         epsilon: the stabiliser of all rules, absolute; by default it only keeps divisions by 0 away.
     Raises:
         InputError: an unknown composite; a network with layers other than convolutions, batch
-            normalisation, ReLU, pooling and linear layers, which is named.
+            normalisation, ReLU, pooling and linear layers, which is named; logits under the rules that
+            aren't the network's own.
     Source: composites of Rao et al. 2023 (TPAMI), section 5.
     """
 
@@ -109,12 +110,27 @@ class LRP(Attribution):
         with torch.enable_grad(), switched(self.model.modules(), "grad_checkpointing", False):
             leaf = mode.start(activations, image=self.layer == "input")
             with mode:
-                logits = self.split.rest(leaf)
+                logits = mode.current(self.split.rest(leaf))
+            self._check(logits, activations)
             selected = select_logits(logits, targets)
-            (relevance,) = torch.autograd.grad(selected, leaf, selected.detach())
+            (relevance,) = pull_back(selected, [leaf], selected.detach())
         return relevance
+
+    def _check(self, logits: Tensor, activations: Tensor) -> None:
+        """Raise InputError unless the logits that relevance starts from are the network's own.
+
+        The rules compute each function's value by the same kernels, so there is hardly a difference to allow.
+        """
+        with torch.no_grad():
+            own = self.split.rest(activations.clone())
+        difference, scale = (widen(logits.detach()) - widen(own)).abs().amax(), widen(own).abs().amax()
+        if not bool(difference <= max(1e-4, 4 * torch.finfo(own.dtype).eps) * scale):
+            raise InputError(
+                f"lrp doesn't follow {self.model.name}: its logits differ by {float(difference):.3g} from the "
+                "network's own; a function that writes in place into what another name or view still shows does that"
+            )
 
     @property
     def passes(self) -> Passes:
-        """One each way; on the way back a layer's map runs up to three times more, as its rule needs."""
-        return Passes(1, 1)
+        """One each way, and one forward to check by; on the way back a layer's map runs up to three times more."""
+        return Passes(2, 1)

@@ -5,6 +5,10 @@ called: by a layer, an operator, a method. So residual connections are seen wher
 and nothing in the network is patched. Convolutions and linear layers follow the composite's rules, with
 a batch normalisation behind them folded in; other linear operations and additions follow LRP-ε;
 ReLU, max pooling and reshaping pass relevance on to where the values came from.
+
+A function that works in place isn't let to: what it would overwrite is needed on the way back. Its result
+stands for the tensor from then on, wherever the network names it again. A view that was taken before keeps
+the old values, so whoever uses the mode compares the logits with the network's own.
 """
 
 from __future__ import annotations
@@ -35,10 +39,13 @@ PASSING = frozenset(
 POOLING = frozenset(("max_pool2d", "adaptive_max_pool2d", "amax", "gather"))
 """Functions that select values; relevance goes to the selected one."""
 
-ADDITIONS = frozenset(("add", "add_", "__add__", "__radd__", "__iadd__"))
-SCALINGS = frozenset(
-    ("mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply", "div", "div_", "__truediv__", "__itruediv__")
-)
+ADDITIONS = frozenset(("add", "__add__", "__radd__"))
+SCALINGS = frozenset(("mul", "__mul__", "__rmul__", "multiply", "div", "divide", "__truediv__"))
+IN_PLACE = {
+    **{f"{name}_": name for name in ("add", "mul", "multiply", "div", "divide", "relu", "dropout")},
+    **{"__iadd__": "add", "__imul__": "mul", "__itruediv__": "div", "__idiv__": "div"},
+}
+"""Functions that write into their first argument -> their like that doesn't."""
 LINEAR_FUNCTIONS = frozenset(
     ("mean", "sum", "avg_pool2d", "adaptive_avg_pool2d", "interpolate", "matmul", "__matmul__")
 )
@@ -107,6 +114,21 @@ class RelevanceMode(TorchFunctionMode):
     def __init__(self, composite: Composite):
         super().__init__()
         self.composite = composite
+        # Both are kept, so that no other tensor gets the id.
+        self._overwritten: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def current(self, value: Any) -> Any:
+        """What stands for a tensor, or for those in a list, after functions that work in place."""
+        if isinstance(value, (list, tuple)):
+            items = [self.current(item) for item in value]
+            return type(value)(items) if type(value) in (list, tuple) else value
+        while isinstance(value, Tensor) and id(value) in self._overwritten:
+            value = self._overwritten[id(value)][1]
+        return value
+
+    def __exit__(self, *error: Any) -> None:
+        self._overwritten.clear()  # the rules hold the mode, so it must not hold their tensors
+        super().__exit__(*error)
 
     def start(self, activations: Tensor, image: bool) -> Tensor:
         """The activations as the leaf whose relevance is wanted; `image` if they are the network's input."""
@@ -116,10 +138,35 @@ class RelevanceMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        active = [*_active(args), *_active(kwargs.values())]
         name = getattr(func, "__name__", str(func))
+        if self._overwritten:
+            given, args = args, self.current(tuple(args))
+            kwargs = {key: self.current(value) for key, value in kwargs.items()}
+        else:
+            given = args
+        active = [*_active(args), *_active(kwargs.values())]
         if not active:
             return func(*args, **kwargs)
+        if name == "__setitem__" and args[0].requires_grad:
+            written: Any = args[0].clone()
+            written.lrp_image = getattr(args[0], "lrp_image", False)
+            func(written, *args[1:])
+            self._overwritten[id(given[0])] = given[0], written
+            return None
+        if name in IN_PLACE or _asks_in_place(name, args, kwargs):
+            if name in IN_PLACE:
+                name = IN_PLACE[name]
+                func = getattr(functional if name == "dropout" else torch, name)
+            kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
+            keep = args[:1] if name == "relu" else args[:3] if name == "dropout" else args
+            target = given[0] if given else kwargs["input"]
+            self._overwritten[id(target)] = target, self._follow_function(func, name, active, keep, kwargs).to(target)
+            return target
+        return self._follow_function(func, name, active, args, kwargs)
+
+    def _follow_function(self, func: Any, name: str, active: list[Tensor], args: Any, kwargs: Any) -> Any:
+        if "out" in kwargs:
+            raise InputError(f"lrp has no rule for the function {name!r} with out=")
         if name in PASSING or name in POOLING:
             return self._pass(func, name, active, args, kwargs)
         if name in ADDITIONS:
@@ -131,7 +178,7 @@ class RelevanceMode(TorchFunctionMode):
                 return self._normalize(func, *args, **kwargs)
             if name in LINEAR_FUNCTIONS and args and args[0] is active[0]:
                 return self._average(func, args, kwargs)
-            if name in ("relu", "relu_"):
+            if name == "relu":
                 return Relevance.apply(lambda r, x: (r,), torch.relu(active[0].detach()), active[0])
             if name in SCALINGS and len(args) == 2 and not ("div" in name and args[0] is not active[0]):
                 return self._scale(name, active[0], args)
@@ -244,6 +291,14 @@ def _active(values: Any) -> list[Tensor]:
         elif isinstance(value, (list, tuple)):
             found.extend(_active(value))
     return found
+
+
+def _asks_in_place(name: str, args: Any, kwargs: Any) -> bool:
+    """Whether a function that leaves its input alone by default is told not to."""
+    positions = {"relu": 1, "dropout": 3, "dropout1d": 3, "dropout2d": 3}
+    if name not in positions:
+        return False
+    return bool(kwargs.get("inplace", args[positions[name]] if len(args) > positions[name] else False))
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attribution.base import Attribution, Passes, pair_chunks, register_attribution, select_logits, widen
+from attribution.base import Attribution, Passes, pair_chunks, point_chunks, register_attribution, select_logits, widen
 from attribution.gradients import make_baseline
 from core.errors import InputError
 from core.keyed import keyed_uniform, make_keys
@@ -131,8 +131,8 @@ class RISE(Attribution):
         shown = activations if base is None else activations - base
         total = widen(activations.new_zeros(len(activations), height * width))
         covered = total.new_zeros(height * width)
-        for image, number in pair_chunks(len(activations), self.masks, self.chunk, activations.device):
-            numbers, place = torch.unique(number, return_inverse=True)
+        for image, those in point_chunks(len(activations), self.masks, self.chunk, activations.device):
+            place, numbers, begun = those
             masks = self.draw_masks(numbers, height, width)
             keep = self.split.spread(masks.to(activations.dtype))[place]
             part = shown[image].mul_(keep)  # in place: at a late layer a pass costs little more than a copy
@@ -140,7 +140,7 @@ class RISE(Attribution):
                 part += base
             masks = masks.flatten(1).to(total.dtype)
             total.index_add_(0, image, self.probabilities(part, targets[image])[:, None] * masks[place])
-            covered += masks[place[image == 0]].sum(dim=0)  # each mask once: a chunk may end within one
+            covered += masks[begun:].sum(dim=0)  # each mask once: a chunk may end within one
         if self.divide == "expectation":
             covered = torch.full_like(covered, self.masks * self.probability)
         return (total / covered.clamp(min=torch.finfo(covered.dtype).tiny)).unflatten(1, (1, height, width))

@@ -129,7 +129,13 @@ def as_factory(function: Any, name: str) -> Factory:
     own = list(inspect.signature(factory).parameters.values())[:-1]
     factory.__signature__ = inspect.Signature([*own, *optional])  # type: ignore[attr-defined]
     factory.__doc__ = function.__doc__
+    factory.__module__ = getattr(function, "__module__", "")
     return factory
+
+
+def is_foreign(factory: Factory) -> bool:
+    """Whether a method is a user's, or an installed package's: whatever isn't made in this one."""
+    return not str(getattr(factory, "__module__", "")).startswith(f"{__package__}.")
 
 
 class PlainAttribution(Attribution):
@@ -169,7 +175,7 @@ class _Head(nn.Module):
 
     def __init__(self, explain: Attribution):
         super().__init__()
-        self.rest = explain.split.rest
+        self.split = explain.split
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.rest(images)
+        return self.split.rest(images)

@@ -15,13 +15,15 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from attribution.base import ATTRIBUTIONS, Attribution, Passes
-from attribution.plugins import attribution_factory, load_entry_points, resolve_attribution
+from attribution.guard import Guarded, unchanged
+from attribution.plugins import attribution_factory, is_foreign, load_entry_points, resolve_attribution
 from attribution.published import check_preset, published_setup
 from attribution.smoothing import smooth
 from core.errors import InputError, unknown_name
@@ -122,7 +124,7 @@ class Plain:
 class Modified:
     """An attribution followed by modifiers of its map."""
 
-    def __init__(self, inner: Attribution | Plain, modifiers: tuple[tuple[str, int], ...]):
+    def __init__(self, inner: Attribution | Plain | Guarded, modifiers: tuple[tuple[str, int], ...]):
         self.inner = inner
         self.modifiers = modifiers
 
@@ -134,6 +136,8 @@ class Modified:
         return maps
 
     def __getattr__(self, name: str) -> Any:
+        if name == "inner" or name.startswith("__"):  # while it is being copied or unpickled, there is none yet
+            raise AttributeError(name)
         return getattr(self.inner, name)
 
 
@@ -157,7 +161,8 @@ def create_attribution(
     Returns:
         `explain(images, targets) → (B, 1, h, w)`, with `passes`, `layer` and `upsample`.
     Raises:
-        InputError: unknown name, parameter or layer.
+        InputError: unknown name, parameter or layer. A method from outside raises it too if it changes the
+            model's weights or mode, see `attribution.guard`.
     """
     spec = name if isinstance(name, AttributionSpec) else parse_attribution(name)
     merged = spec.parameters | parameters
@@ -166,9 +171,14 @@ def create_attribution(
     layer = layer or spec.layer or (setup.layer if setup.layer and setup.layer in _taps(model) else None)
     preset = setup.parameters | (setup.inside if layer not in (None, "input") else {})
     settings = {} if cell is None else {"cell": cell}
-    explain = attribution_factory(spec.name)(model, layer, **settings, **preset | merged)
+    factory = attribution_factory(spec.name)
+    foreign = is_foreign(factory)
+    with unchanged(model, spec.name) if foreign else nullcontext():
+        explain = factory(model, layer, **settings, **preset | merged)
     if not isinstance(explain, Attribution):
         explain = Plain(explain, layer)
+    if foreign:
+        explain = Guarded(explain, model, spec.name)
     return Modified(explain, spec.modifiers) if spec.modifiers else explain
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attribution.base import Attribution, Passes, register_attribution, select_logits
+from attribution.base import Attribution, Passes, pull_back, register_attribution, select_logits
 from attribution.switches import switched
 from backbones.timm_models import tokens_to_map
 from core.errors import InputError
@@ -257,7 +257,7 @@ class Chefer(AttentionRelevance):
         with torch.enable_grad():
             with watched_attention(self.transformer, visit):
                 logits = select_logits(self.split.rest(images.detach().requires_grad_(True)), targets)
-            gradients = torch.autograd.grad(logits.sum(), maps)
+            gradients = pull_back(logits, maps)
         relevance: Tensor | None = None
         with torch.autocast(images.device.type, enabled=False):
             for attention, gradient in zip(maps, gradients, strict=True):

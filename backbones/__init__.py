@@ -6,7 +6,7 @@ A new family of networks is a new file in this folder that registers itself with
 from backbones.backbone import Backbone, Explainable, PlainModel, as_explainable, device_of
 from backbones.segmentation import FcnSegmenter, Segmenter, TorchvisionSegmenter, create_segmenter
 from backbones.segmentation_target import SegmentationTarget, check_pairs
-from backbones.split import Layout, Split, Step
+from backbones.split import Layout, Split, Step, cut
 from backbones.timm_models import TimmBackbone, check_model_name, create_backbone, register_layout
 from core.registry import import_submodules
 
@@ -29,6 +29,7 @@ __all__ = [
     "check_pairs",
     "create_backbone",
     "create_segmenter",
+    "cut",
     "device_of",
     "register_layout",
 ]

@@ -87,17 +87,17 @@ class Backbone(Explainable):
         self.features = features
         self.head = head
         self.name = name
-        steps = (
-            flatten_steps("", features) if isinstance(features, nn.Sequential) else flatten_steps("features", features)
-        )
-        self._layout = Layout(tuple(steps), head, {"final": steps[-1].path, **(taps or {})}, to_map, spread)
-        for tap, path in self._layout.taps.items():
-            if self._layout.cut(path) is None:
-                raise unknown_name(f"submodule for tap {tap!r}", path, [step.path for step in steps])
+        self.taps, self.to_map, self.spread = dict(taps or {}), to_map, spread
+        layout = self.layout
+        for tap, path in layout.taps.items():
+            if layout.cut(path) is None:
+                raise unknown_name(f"submodule for tap {tap!r}", path, [step.path for step in layout.steps])
 
     @property
     def layout(self) -> Layout:
-        return self._layout
+        """The steps of `features`, and the head."""
+        steps = flatten_steps("" if isinstance(self.features, nn.Sequential) else "features", self.features)
+        return Layout(tuple(steps), self.head, {"final": steps[-1].path, **self.taps}, self.to_map, self.spread)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes)."""

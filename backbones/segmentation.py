@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.segmentation import LRASPP
 
-from backbones.backbone import Explainable
+from backbones.backbone import Explainable, device_of
 from backbones.split import Layout, Split, Step, flatten_steps, identity, run_steps
-from backbones.timm_models import create_backbone
+from backbones.timm_models import TimmBackbone, create_backbone, refuses_size
 from core.errors import InputError, unknown_name
 from core.resize import resize_maps
 
@@ -51,6 +51,18 @@ class Segmenter(Explainable):
     def input_size(self) -> tuple[int, int]:
         """Height and width in pixels of the images it was made for; it takes others too."""
         return tuple(self.data_config["input_size"][1:])  # type: ignore[return-value]
+
+    def set_input_size(self, side: int) -> None:
+        """Have square images of `side` pixels from now on; InputError if the network can't take them."""
+        if self.input_size == (side, side):
+            return
+        self.data_config["input_size"] = (3, side, side)
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        with refuses_size(self.name, side), torch.no_grad():
+            self.coarse(torch.zeros(1, 3, side, side, device=device_of(self)))
+        for module, training in modes.items():
+            module.training = training
 
     def coarse(self, images: Float[Tensor, "b c height width"]) -> Float[Tensor, "b k h w"]:
         """Logits at the head's own resolution."""
@@ -142,6 +154,11 @@ class FcnSegmenter(Segmenter):
             channels = self.coarse(torch.zeros(1, *data_config["input_size"])).shape[1]
         encoder.train()
         self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def set_input_size(self, side: int) -> None:
+        if isinstance(self.encoder, TimmBackbone):
+            self.encoder.set_input_size(side)
+        super().set_input_size(side)
 
     @property
     def layout(self) -> Layout:

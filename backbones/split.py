@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,10 @@ class Split:
         upsample: how a map of this layer is brought to image size (`bilinear`, or `nearest` for
             tokens), as published.
         softmax: logits -> probabilities, among the logits that compete with each other.
+        origin: what `cut` was called with, if it was: network, layer, whether probabilities, other keywords.
     Unpacks as `stem, rest = split`.
+    Stem and rest run the network's own modules: a copy of a split would go on running those of the original.
+    So a split that `cut` made is copied and pickled as its origin, and cut anew; any other refuses.
     """
 
     layer: str
@@ -45,6 +49,7 @@ class Split:
     spread: Transform = identity
     upsample: str = "bilinear"
     softmax: Transform = softmax
+    origin: tuple[nn.Module, str, bool, dict[str, Any]] | None = field(default=None, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[Transform]:
         yield self.stem
@@ -57,7 +62,23 @@ class Split:
             logits = self.rest(activations)
             return self.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
-        return replace(self, rest=rest, softmax=identity)
+        return replace(self, rest=rest, softmax=identity, origin=None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is None:
+            raise TypeError(f"a split can't be copied or pickled; copy its network, and split that at {self.layer!r}")
+        return _cut, self.origin
+
+
+def cut(model: Any, layer: str, *, probabilities: bool = False, **settings: Any) -> Split:
+    """`model.split(layer, **settings)`, of the logits or their probabilities, in a form that follows copies of it."""
+    split = model.split(layer, **settings)
+    split = split.of_probabilities() if probabilities else split
+    return replace(split, origin=(model, layer, probabilities, settings))
+
+
+def _cut(model: Any, layer: str, probabilities: bool, settings: dict[str, Any]) -> Split:
+    return cut(model, layer, probabilities=probabilities, **settings)
 
 
 @dataclass(frozen=True)
@@ -76,6 +97,9 @@ class Layout:
     last step whose path equals it or begins with it. `on_grid(scale, per_cell)` describes the same
     network for a scale × scale grid of its images, with the prefix tokens once or for every cell;
     None where the steps take images of any size.
+
+    A network makes its layout anew whenever it is asked: one that it kept would outlive a replaced
+    submodule, and a copy of the network would run the original's steps.
     """
 
     steps: tuple[Step, ...]

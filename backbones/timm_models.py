@@ -7,9 +7,10 @@ differently is explained at its input only, rather than wrongly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import timm
@@ -160,8 +161,11 @@ class TimmBackbone(Explainable):
         super().__init__()
         self.model = model
         self.arguments = dict(arguments or {})
+        self._has_layout: bool | None = None  # not known before it is first asked for
         self.name = str(model.pretrained_cfg.get("architecture") or type(model).__name__)  # type: ignore[union-attr]
-        wanted = {"input_size": (3, input_size, input_size)} if input_size else {}
+        made_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+        side = input_size or self.arguments.get("img_size") or made_for
+        wanted = {"input_size": (3, *_pair(side))} if side else {}
         config = resolve_data_config(wanted, model=model)
         self.data_config: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
@@ -191,18 +195,23 @@ class TimmBackbone(Explainable):
         features = self.model.forward_features(images)  # type: ignore[operator]
         return self.model.forward_head(features, pre_logits=True).flatten(1)  # type: ignore[operator]
 
-    @cached_property
-    def _described(self) -> Layout | None:
-        describe = next((LAYOUTS[kind] for kind in type(self.model).__mro__ if kind in LAYOUTS), None)
-        if describe is None:
-            return None
-        try:
-            layout = describe(self.model)
-        except (AttributeError, IndexError, StopIteration):
-            return None
-        return layout if self._runs_like_model(layout) else None
+    def set_input_size(self, side: int) -> None:
+        """Take square images of `side` pixels from now on; timm resamples position embeddings.
 
-    def _runs_like_model(self, layout: Layout) -> bool:
+        Raises InputError if the network can't take them.
+        """
+        if self.input_size == (side, side):
+            return
+        resize = getattr(self.model, "set_input_size", None)
+        with refuses_size(self.name, side):
+            if resize is not None:
+                resize(img_size=(side, side))
+                self.arguments["img_size"] = side
+            self.data_config["input_size"], self._has_layout = (3, side, side), None
+            self._run(self.model)
+
+    def _run(self, *functions: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """What functions give for one fixed image of noise, in evaluation mode."""
         parameter = next(self.model.parameters())
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn(1, *self.data_config["input_size"], generator=generator).to(
@@ -212,17 +221,49 @@ class TimmBackbone(Explainable):
         self.model.eval()
         try:
             with torch.no_grad():
-                return torch.allclose(layout.head(layout.features(probe)), self.model(probe), rtol=1e-4, atol=1e-5)
-        except (RuntimeError, TypeError, AttributeError):
-            return False
+                return [function(probe) for function in functions]
         finally:
             for module, training in modes.items():
                 module.training = training
 
+    def _runs_like_model(self, layout: Layout) -> bool:
+        try:
+            ours, theirs = self._run(lambda probe: layout.head(layout.features(probe)), self.model)
+            return torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        except (RuntimeError, TypeError, AttributeError):
+            return False
+
     @property
     def layout(self) -> Layout | None:
         """Steps and head of the timm model; None for a family without a layout that matches it."""
-        return self._described
+        describe = next((LAYOUTS[kind] for kind in type(self.model).__mro__ if kind in LAYOUTS), None)
+        if describe is None or self._has_layout is False:
+            return None
+        try:
+            layout = describe(self.model)
+        except (AttributeError, IndexError, StopIteration):
+            return None
+        if self._has_layout is None:
+            self._has_layout = self._runs_like_model(layout)
+        return layout if self._has_layout else None
+
+
+@contextmanager
+def refuses_size(name: str, side: int) -> Iterator[None]:
+    """What a network says of images that it can't take, as InputError."""
+    try:
+        yield
+    except (RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError) as error:
+        if isinstance(error, (InputError, torch.OutOfMemoryError)):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{name} can't take images of {side} px: {reason}") from error
+
+
+def _pair(side: Any) -> tuple[int, int]:
+    """A side as height and width, as timm's `img_size` may be either."""
+    height, width = (side, side) if isinstance(side, int) else side
+    return int(height), int(width)
 
 
 def check_model_name(name: str) -> None:
@@ -245,7 +286,8 @@ def create_backbone(
         name: any name that `timm.create_model` takes, `local-dir:` and `hf-hub:` included.
         num_classes: logits; the pretrained count if None.
         pretrained: load timm's weights (from the network or timm's cache).
-        input_size: side of the square images in pixels; the model's own by default.
+        input_size: side of the square images in pixels; the model's own by default. timm's own word for
+            the networks that are made for one size is `img_size`, which does as well.
         timm_arguments: passed on to `timm.create_model`, e.g. `zero_init_last=False`.
     Raises:
         InputError: unknown name (near matches shown), arguments that the model refuses, weights
@@ -257,6 +299,9 @@ def create_backbone(
         fixed = (timm.get_pretrained_cfg(name, allow_unregistered=True) or timm.models.PretrainedCfg()).fixed_input_size
         if input_size and fixed:
             timm_arguments.setdefault("img_size", input_size)
+    side = timm_arguments.get("img_size")
+    if input_size and side and _pair(side) != (input_size, input_size):
+        raise InputError(f"expected one size of images, got input_size={input_size} and img_size={side}")
     classes = {} if num_classes is None else {"num_classes": num_classes}
     try:
         model = timm.create_model(name, pretrained=pretrained or bool(source), **classes, **timm_arguments)

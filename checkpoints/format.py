@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from safetensors.torch import save_file
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from backbones import Explainable, TimmBackbone, create_backbone
 from checkpoints.card import model_card
+from checkpoints.config import CONFIG, SOURCES, check_config, check_weights, network_arguments
 from core.deletion import DeletionSpec
 from core.errors import InputError
 from core.results import atomic_file, sha256_file, write_json
 
-WEIGHTS, CONFIG, TRAINING, CARD = "model.safetensors", "config.json", "training.json", "README.md"
-_SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "license", "origin_url", "paper_ids"}
+WEIGHTS, TRAINING, CARD = "model.safetensors", "training.json", "README.md"
+_FOREIGN = SOURCES | {"license", "origin_url", "paper_ids"}
+"""What timm says of its own weights, and is untrue of those that are saved."""
 
 
 Model = TypeVar("Model", bound=Explainable)
@@ -89,7 +92,7 @@ def write_folder(
 def _timm_config(backbone: TimmBackbone) -> dict[str, Any]:
     model: nn.Module = backbone.model
     source: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[call-overload]
-    pretrained = {key: value for key, value in source.items() if key not in _SOURCES and value is not None}
+    pretrained = {key: value for key, value in source.items() if key not in _FOREIGN and value is not None}
     pretrained.pop("architecture", None)
     pretrained.pop("label_names", None)
     pretrained.pop("test_input_size", None)
@@ -104,14 +107,47 @@ def _timm_config(backbone: TimmBackbone) -> dict[str, Any]:
     }
 
 
-def load_checkpoint(folder: Path) -> Checkpoint[TimmBackbone]:
-    """Read a checkpoint folder; InputError if it is incomplete or its weights aren't those recorded."""
+def load_checkpoint(folder: Path, input_size: int | None = None) -> Checkpoint[TimmBackbone]:
+    """Read a checkpoint folder.
+
+    The weights are `model.safetensors`, read here: timm's own loader of folders takes other files too.
+
+    Args:
+        input_size: side of the images in pixels; the one it was trained with by default.
+    Raises:
+        InputError: a folder that is incomplete, a config that says more than a network's shape, weights
+            that aren't those recorded, don't fit or aren't numbers, a size that the network can't take.
+    """
     config, training, digest = read_folder(folder)
     if config.get("task") == "segmentation":
         raise InputError(f"{folder} holds a segmentation network; evaluate it with eval.dea")
-    backbone = create_backbone(f"local-dir:{folder}")
-    backbone.arguments = config.get("model_args", {})
+    name, arguments = config["architecture"], network_arguments(config)
+    pretrained = config["pretrained_cfg"] | {"num_classes": config["num_classes"]}
+    backbone = create_backbone(name, config["num_classes"], pretrained_cfg=pretrained, **arguments)
+    backbone.arguments = arguments
+    fill_weights(backbone.model, read_folder_weights(folder), folder / WEIGHTS)
+    if input_size:
+        backbone.set_input_size(input_size)
     return describe_checkpoint(backbone, folder, config, training, digest)
+
+
+def read_folder_weights(folder: Path) -> dict[str, Tensor]:
+    """The state dict of a folder; InputError if it can't be read or holds NaN or infinity."""
+    try:
+        state = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"can't read weights from {folder / WEIGHTS}: {str(error).splitlines()[0]}") from error
+    check_weights(state, folder / WEIGHTS)
+    return state
+
+
+def fill_weights(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load a state dict into the network it was made from; InputError if it doesn't fit."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:200]
+        raise InputError(f"the weights in {path} don't fit: {first}") from error
 
 
 def describe_checkpoint(
@@ -131,11 +167,12 @@ def describe_checkpoint(
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None, str]:
-    """Config, training record and the digest of the weights, which must be the recorded one."""
+    """Config, which must only shape a network, training record, and digest of the weights, the recorded one."""
     missing = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} is no checkpoint: it lacks {' and '.join(missing)}")
     config = _read_json(folder / CONFIG)
+    check_config(config, folder)
     training = _read_json(folder / TRAINING) if (folder / TRAINING).is_file() else None
     digest = sha256_file(folder / WEIGHTS)
     if training and training.get("sha256", digest) != digest:

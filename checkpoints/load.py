@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from backbones import TimmBackbone, create_backbone
-from checkpoints.format import CONFIG, Checkpoint, load_checkpoint
+from checkpoints.config import CONFIG, check_weights
+from checkpoints.format import Checkpoint, load_checkpoint
 from core.errors import InputError, unknown_name
 from core.results import sha256_file
 
@@ -33,17 +34,17 @@ def load_model(
         arch: the timm name of a weight file's architecture.
         num_classes: logits of an untrained timm model; a checkpoint brings its own.
         pretrained: load timm's weights.
-        input_size: side of the images, where the model leaves it open.
+        input_size: side of the images in pixels; a folder's network is brought to it, see `load_checkpoint`.
         model_args: passed to timm.
     Raises:
         InputError: nothing there, weights that don't fit, unknown names.
     """
     model_args = dict(model_args or {})
     path = Path(text).expanduser()
+    if model_args and (path.is_dir() or text.startswith("hf-hub:")):
+        raise InputError(f"--model-args are for timm models; {text} brings its own")
     if path.is_dir():
-        if model_args:
-            raise InputError(f"--model-args are for timm models; {path} brings its own")
-        return load_checkpoint(path)
+        return load_checkpoint(path, input_size)
     if path.is_file():
         if not arch:
             raise InputError(f"{path} is a single weight file; name its architecture with --arch")
@@ -60,7 +61,7 @@ def load_model(
             f"no checkpoint at {text}; expected a folder with {CONFIG}, a weight file, timm:NAME or hf-hub:ORG/NAME"
         )
     if source == "hf-hub":
-        return load_checkpoint(download(name))
+        return load_checkpoint(download(name), input_size)
     raise InputError(f"unknown model source {source!r} in {text!r}; known: timm, hf-hub, or a path")
 
 
@@ -107,4 +108,5 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for prefix in ("module.", "model."):
         if content and all(key.startswith(prefix) for key in content):
             content = {key.removeprefix(prefix): value for key, value in content.items()}
+    check_weights(content, path)
     return content

@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors.torch import load_file
-from torch import Tensor
 
 from backbones import Segmenter, create_segmenter
 from backbones.segmentation import TORCHVISION
-from checkpoints.format import CONFIG, WEIGHTS, Checkpoint, describe_checkpoint, read_folder, write_folder
+from checkpoints.config import CONFIG, network_arguments
+from checkpoints.format import (
+    WEIGHTS,
+    Checkpoint,
+    describe_checkpoint,
+    fill_weights,
+    read_folder,
+    read_folder_weights,
+    write_folder,
+)
 from checkpoints.load import download, read_weights
 from core.deletion import DeletionSpec
 from core.errors import InputError, unknown_name
@@ -61,17 +68,17 @@ def load_segmenter(
     """
     model_args = dict(model_args or {})
     path = Path(text).expanduser()
+    if model_args and (path.is_dir() or text.startswith("hf-hub:")):
+        raise InputError(f"--model-args are for new models; {text} brings its own")
     if path.is_dir():
-        if model_args or input_size:
-            raise InputError(f"--model-args and --input-size are for new models; {path} brings its own")
-        return _load_folder(path)
+        return _load_folder(path, input_size)
     if path.is_file():
         if not arch:
             raise InputError(f"{path} is a single weight file; name its architecture with --arch")
         return _load_weight_file(path, arch, input_size, model_args)
     source, _, name = text.rpartition(":")
     if source == "hf-hub":
-        return _load_folder(download(name))
+        return _load_folder(download(name), input_size)
     if source not in ("", "timm", "torchvision"):
         raise InputError(f"unknown model source {source!r} in {text!r}; known: torchvision, timm, hf-hub, or a path")
     if source == "torchvision" and name not in TORCHVISION:
@@ -86,18 +93,17 @@ def load_segmenter(
     return Checkpoint(segmenter, name)
 
 
-def _load_folder(folder: Path) -> Checkpoint[Segmenter]:
+def _load_folder(folder: Path, input_size: int | None = None) -> Checkpoint[Segmenter]:
     config, training, digest = read_folder(folder)
     if config.get("task") != "segmentation":
         raise InputError(f"{folder} holds no segmentation network; train one with training.segmentation_finetune")
-    try:
-        name, classes, shown = str(config["architecture"]), int(config["num_classes"]), config["pretrained_cfg"]
-        size = int(shown["input_size"][-1])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"{folder / CONFIG} lacks or garbles {error}") from error
-    segmenter = create_segmenter(name, classes, input_size=size, **config.get("model_args", {}))
+    name, classes, shown = config["architecture"], config["num_classes"], config["pretrained_cfg"]
+    size = shown["input_size"][-1]
+    segmenter = create_segmenter(name, classes, input_size=size, **network_arguments(config))
     segmenter.data_config |= {key: _tuple(shown[key]) for key in INPUT if key in shown}
-    _fill(segmenter, load_file(folder / WEIGHTS), folder / WEIGHTS)
+    fill_weights(segmenter, read_folder_weights(folder), folder / WEIGHTS)
+    if input_size:
+        segmenter.set_input_size(input_size)
     return describe_checkpoint(segmenter, folder, config, training, digest)
 
 
@@ -115,13 +121,5 @@ def _load_weight_file(
     if last not in state:
         raise InputError(f"the weights in {path} are not those of a {arch} that segments: {last} is missing")
     segmenter = create_segmenter(name, len(state[last]), input_size=input_size, **model_args)
-    _fill(segmenter.get_submodule("model") if name in TORCHVISION else segmenter, state, path)
+    fill_weights(segmenter.get_submodule("model") if name in TORCHVISION else segmenter, state, path)
     return Checkpoint(segmenter, name, sha256=sha256_file(path))
-
-
-def _fill(module: Any, state: dict[str, Tensor], path: Path) -> None:
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:200]
-        raise InputError(f"the weights in {path} don't fit: {first}") from error

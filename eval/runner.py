@@ -14,7 +14,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from attribution import create_attribution, expand_attributions
+from attribution import Guarded, create_attribution, expand_attributions
 from attribution.spec import with_defaults
 from checkpoints import Checkpoint, load_model, load_segmenter
 from core.errors import InputError
@@ -228,8 +228,9 @@ class Runner:
         }
 
 
-def _brings_its_size(text: str) -> bool:
-    return Path(text).expanduser().is_dir() or text.startswith("hf-hub:")
+def _brings_its_size(text: str, model_args: dict[str, Any] | None) -> bool:
+    named = Path(text).expanduser().is_dir() or text.startswith("hf-hub:")
+    return named or "img_size" in (model_args or {})
 
 
 def load_named(
@@ -239,7 +240,7 @@ def load_named(
 
     A `timm:NAME` gets as many classes as the data, unless it is pretrained, and 64 px for digits.
     """
-    digits = options.data.partition(":")[0] == "digits" and not _brings_its_size(text)
+    digits = options.data.partition(":")[0] == "digits" and not _brings_its_size(text, own.get("model_args"))
     torch.manual_seed(options.seed)
     return task.load_model(
         text,
@@ -287,7 +288,8 @@ def make_methods(
         for spec in expand_attributions(names, explained, layer, cell=cell, defaults=defaults):
             explain = create_attribution(spec, explained, layer, cell=cell, **with_defaults(spec, defaults))
             methods.append(Method(spec.label, getattr(explain, "layer", "input"), explain))
-    methods += [Method(name, "input", explain) for name, explain in (callables or {}).items()]
+    given = (callables or {}).items()
+    methods += [Method(name, "input", Guarded(explain, explained, name)) for name, explain in given]
     seen = [(method.label, method.layer) for method in methods]
     repeated = {f"{label} at {layer}" for label, layer in seen if seen.count((label, layer)) > 1}
     if repeated:

@@ -106,7 +106,8 @@ def finetune(
     if composite is None:
         given = {key: value for key, value in given.items() if not key.startswith("composite_")}
 
-    size = input_size or (64 if data.partition(":")[0] == "digits" else None)
+    own_size = Path(recipe.model).is_dir() or "img_size" in recipe.model_args
+    size = input_size or (64 if data.partition(":")[0] == "digits" and not own_size else None)
     classes = len(open_data(data, "train", count=1).classes)
     torch.manual_seed(seed)
     checkpoint = load_model(

@@ -121,7 +121,8 @@ def finetune(
     settings = {**given, **asdict(recipe), "grid": [deletion.grid.rows, deletion.grid.cols]}
     prepare_out(out, settings, resume, overwrite)
 
-    size = input_size or (64 if data.partition(":")[0] == "digits" and not Path(recipe.model).is_dir() else None)
+    own_size = Path(recipe.model).is_dir() or "img_size" in recipe.model_args
+    size = input_size or (64 if data.partition(":")[0] == "digits" and not own_size else None)
     classes = len(open_segmentation_data(data, "train", count=1).classes)
     torch.manual_seed(seed)
     checkpoint = load_segmenter(

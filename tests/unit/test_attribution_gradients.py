@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from attribution import create_attribution
+from attribution.base import Points
 from attribution.gradients import fixed_noise
 from attribution.guided import guided
 from attribution.smoothing import scaled_kernel, smooth
@@ -221,11 +222,12 @@ def test_smoothgrad_is_absolute_before_the_channel_sum():
 
 def test_noise_depends_on_seed_and_sample_alone():
     like = torch.zeros(4, 3, 5, 5)
-    noise = fixed_noise(keyed_normal, 0, torch.tensor([2, 0, 2, 1]), like)
+    noise = fixed_noise(keyed_normal, 0, Points(torch.tensor([2, 0, 2, 1]), torch.arange(3)), like)
     assert torch.equal(noise[0], noise[2])
     assert not torch.equal(noise[0], noise[1])
-    assert torch.equal(noise[3], fixed_noise(keyed_normal, 0, torch.tensor([1]), like)[0])
-    assert not torch.equal(noise[3], fixed_noise(keyed_normal, 1, torch.tensor([1]), like)[0])
+    one = Points(torch.tensor([0]), torch.tensor([1]))
+    assert torch.equal(noise[3], fixed_noise(keyed_normal, 0, one, like)[0])
+    assert not torch.equal(noise[3], fixed_noise(keyed_normal, 1, one, like)[0])
 
 
 @pytest.mark.parametrize(("side", "kernel"), [(448, 129), (224, 65), (64, 19), (14, 5), (7, 3), (5, 1), (1, 1)])

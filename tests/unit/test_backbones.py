@@ -3,7 +3,7 @@ import timm
 import torch
 from torch import nn
 
-from backbones import Backbone, PlainModel, as_explainable, create_backbone
+from backbones import Backbone, PlainModel, TimmBackbone, as_explainable, create_backbone
 from backbones.timm_models import tokens_to_map, weights_to_tokens
 from core import InputError
 from tests.reference.networks import plain_cnn, small_vgg
@@ -153,3 +153,29 @@ def test_data_config_is_timms_own():
     assert backbone.data_config["mean"] == timm.get_pretrained_cfg("resnet18").mean
     assert create_backbone("test_vit", 7, input_size=64).input_size == (64, 64)
     assert backbone.num_classes == 7
+
+
+@pytest.mark.parametrize("size", [64, (64, 64), [64, 64]])
+def test_timms_own_word_for_the_size(size):
+    small = {"embed_dim": 24, "depth": 2, "num_heads": 3}
+    backbone = create_backbone("vit_tiny_patch16_224", 5, img_size=size, **small).eval()
+    assert backbone.input_size == (64, 64)
+    assert backbone.data_config["input_size"] == (3, 64, 64)
+    images = torch.randn(2, 3, 64, 64)
+    split = backbone.split("final")
+    assert split.to_map(split.stem(images)).shape[-2:] == (4, 4)
+    torch.testing.assert_close(split.rest(split.stem(images)), backbone(images), rtol=1e-5, atol=1e-5)
+    own = TimmBackbone(timm.create_model("vit_tiny_patch16_224", img_size=size, **small))
+    assert (own.input_size, "final" in own.layers) == ((64, 64), True)
+    with pytest.raises(InputError, match="one size of images, got input_size=96 and img_size="):
+        create_backbone("vit_tiny_patch16_224", 5, input_size=96, img_size=size, **small)
+
+
+def test_sizes_that_are_not_square_and_free_ones():
+    backbone = create_backbone("test_vit", 5, img_size=(64, 96)).eval()
+    assert backbone.input_size == (64, 96)
+    split = backbone.split("final")
+    assert split.to_map(split.stem(torch.randn(1, 3, 64, 96))).shape[-2:] == (4, 6)
+    free = create_backbone("test_vit", 5, img_size=64, dynamic_img_size=True).eval()
+    assert free.input_size == (64, 64)
+    assert free(torch.randn(1, 3, 96, 96)).shape == (1, 5)

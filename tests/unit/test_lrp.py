@@ -267,6 +267,65 @@ def test_activations_are_freed_without_the_garbage_collector():
         gc.enable()
 
 
-def test_timm_passes_are_one_each_way():
+class Written(nn.Module):
+    """A residual network in which every function may write in place, beside its twin in which none does."""
+
+    def __init__(self, how: str):
+        super().__init__()
+        self.how = how
+        self.first, self.second, self.fc = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, 4)
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward(self, x):
+        x, how = self.first(x), self.how
+        if how == "apart":
+            x = x.relu()
+            y = ((self.norm(self.second(x)) + x) * 0.5 / 2).relu()
+            y = torch.cat([y[:, :3] + x[:, :3], y[:, 3:]], dim=1)
+            return self.fc(y.mean(dim=(2, 3))) + 1
+        if how == "returned":
+            x = nn.functional.relu(x, inplace=True)
+            y = self.norm(self.second(x)).add_(x).mul_(0.5).div_(2).relu_()
+            y[:, :3] += x[:, :3]
+            return self.fc(y.mean(dim=(2, 3))).add_(1)
+        if how == "named":
+            torch.relu_(x)
+            y = self.norm(self.second(x))
+            y += x
+            y *= 0.5
+            y /= 2
+            nn.functional.relu(y, True)
+            y[:, :3] = y[:, :3] + x[:, :3]
+            logits = self.fc(y.mean(dim=(2, 3)))
+            logits.add_(1)
+            return logits
+        view = x.view(len(x), 6, -1)
+        {"view": view.relu_, "part": lambda: x[:, 1:].mul_(3)}[how]()
+        return self.fc(self.norm(x).mean(dim=(2, 3)))
+
+
+def written(how):
+    torch.manual_seed(0)
+    return shake(Written(how)).double().eval()
+
+
+@pytest.mark.parametrize("how", ["returned", "named"])
+@pytest.mark.parametrize("composite", COMPOSITES)
+def test_functions_in_place_are_followed_like_their_twins(how, composite):
+    images, targets = torch.randn(3, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 3, 2])
+    assert torch.allclose(written(how)(images), written("apart")(images))  # what is compared is the same network
+    expected = create_attribution("lrp", written("apart"), composite=composite)(images, targets)
+    maps = create_attribution("lrp", written(how), composite=composite)(images, targets)
+    torch.testing.assert_close(maps, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["view", "part"])
+def test_writing_through_a_view_is_refused_not_ignored(how):
+    model, images = written(how), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    with pytest.raises(InputError, match=r"its logits differ by .* from the network's own"):
+        create_attribution("lrp", model)(images, torch.tensor([0, 1]))
+
+
+def test_passes_are_two_forward_and_one_back():
     backbone = timm.create_model("resnet10t", num_classes=5, **TINY)
-    assert create_attribution("lrp", backbone).passes == (1, 1)
+    assert create_attribution("lrp", backbone).passes == (2, 1)
