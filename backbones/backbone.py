@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,14 +43,7 @@ class Explainable(nn.Module):
         cut = layout.cut(layout.taps.get(layer, layer))
         if cut is None:
             raise unknown_name(f"layer of {self.name}", layer, self.layers)
-        before, after = layout.steps[:cut], layout.steps[cut:]
-
-        def stem(images: Tensor) -> Tensor:
-            return run_steps(before, images)
-
-        def rest(activations: Tensor) -> Tensor:
-            return layout.head(run_steps(after, activations.clone()))
-
+        stem, rest = partial(run_steps, layout.steps[:cut]), partial(_finish, layout, cut)
         return Split(layer, stem, rest, layout.to_map, layout.spread, layout.upsample)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -58,6 +52,11 @@ class Explainable(nn.Module):
         if layout is None:
             raise InputError(f"{self.name} offers no split into layers, so its features can't be read")
         return layout.to_map(layout.features(images)).mean(dim=(2, 3))
+
+
+def _finish(layout: Layout, cut: int, activations: Tensor) -> Tensor:
+    """The logits of activations at a cut."""
+    return layout.head(run_steps(layout.steps[cut:], activations.clone()))
 
 
 class Backbone(Explainable):

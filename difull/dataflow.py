@@ -7,7 +7,7 @@ The tensors are fakes that hold no values: the operations that run can't depend 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ DECISIONS = {aten._local_scalar_dense, aten.is_nonzero, aten.equal, aten.nonzero
 """Operations that hand values, or a number of them, to the code that runs next."""
 
 
+@no_type_check  # every operation of a network comes by here: checked types would take most of the time
 class Dataflow(TorchDispatchMode):
     """Follows labels through all operations inside the block; enter it after a `FakeTensorMode`.
 
@@ -135,12 +136,14 @@ class Dataflow(TorchDispatchMode):
         return np.full(tuple(tensor.shape), labels) if isinstance(labels, int) else labels
 
 
+@no_type_check
 def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [t for each in value for t in _tensors(each)] if isinstance(value, (list, tuple)) else []
 
 
+@no_type_check
 def _shortcut(packet: Any, arguments: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor] | None:
     """What normalisation by constants returns, without torch's slow way to find its shape; None for the rest."""
     if packet is not aten.native_batch_norm or arguments.get("training") is not False:
@@ -149,28 +152,34 @@ def _shortcut(packet: Any, arguments: dict[str, Any]) -> tuple[Tensor, Tensor, T
     return empty, empty.new_empty(0), empty.new_empty(0)
 
 
+@no_type_check
 def _writes(argument: Any) -> bool:
     return argument.alias_info is not None and argument.alias_info.is_write
 
 
+@no_type_check
 def _key(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+@no_type_check
 def _view(content: NDArray[np.int64], tensor: Tensor) -> NDArray[np.int64]:
     """The part of a storage's elements that a tensor shows."""
     strides = [stride * content.itemsize for stride in tensor.stride()]
     return np.lib.stride_tricks.as_strided(content[tensor.storage_offset() :], tuple(tensor.shape), strides)
 
 
+@no_type_check
 def _copy(labels: Labels) -> Labels:
     return labels if isinstance(labels, int) else labels.copy()
 
 
+@no_type_check
 def _union(labels: Labels) -> int:
     return labels if isinstance(labels, int) else int(np.bitwise_or.reduce(labels, axis=None)) if labels.size else 0
 
 
+@no_type_check
 def _union_of(labels: Any) -> int:
     found = 0
     for label in labels:

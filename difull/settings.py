@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -86,6 +87,17 @@ class GridSetting(Explainable):
         before = 0 if layer == "input" else layout.cut(layout.taps.get(layer, layer))
         return self._grid_layout(layout), before or 0
 
+    def _to_cut(self, layout: Layout, cut: int, images: Tensor) -> Tensor:
+        """The activations at a cut of grids."""
+        self._check(images)
+        return run_steps(layout.steps[:cut], images)
+
+    def _from_cut(self, layout: Layout, cut: int, activations: Tensor) -> Tensor:
+        """The features of activations at a cut, of grids themselves at cut 0."""
+        if not cut:
+            self._check(activations)
+        return run_steps(layout.steps[cut:], activations.clone())
+
 
 class DiFull(GridSetting):
     """Disconnected from the start: every cell runs through the network by itself.
@@ -98,23 +110,20 @@ class DiFull(GridSetting):
     def split(self, layer: str = "input", cell: int = 0) -> Split:
         inner = self.backbone.split(layer)
         check_cell(cell, self.scale)
-        images_view = MapCells(self.scale)
-        view: MapCells = (
-            images_view
-            if inner.to_map is identity or layer == "input"
-            else BlockCells(self.scale, inner.to_map, inner.spread)
-        )
+        as_map = inner.to_map is identity or layer == "input"
+        view = MapCells(self.scale) if as_map else BlockCells(self.scale, inner.to_map, inner.spread)
 
-        def stem(images: Tensor) -> Tensor:
-            self._check(images)
-            return view.join([self._run(inner.stem, images_view.part(images, k)) for k in range(self.cells)])
+        stem = identity if layer == "input" else partial(self._stem, inner, view)
+        return Split(layer, stem, partial(self._rest, inner, view, cell), view.to_map, view.spread, inner.upsample)
 
-        def rest(activations: Tensor) -> Tensor:
-            if layer == "input":
-                self._check(activations)
-            return self._run(inner.rest, view.part(activations, cell))
+    def _stem(self, inner: Split, view: MapCells, images: Tensor) -> Tensor:
+        self._check(images)
+        return view.join([self._run(inner.stem, MapCells(self.scale).part(images, k)) for k in range(self.cells)])
 
-        return Split(layer, identity if layer == "input" else stem, rest, view.to_map, view.spread, inner.upsample)
+    def _rest(self, inner: Split, view: MapCells, cell: int, activations: Tensor) -> Tensor:
+        if inner.layer == "input":
+            self._check(activations)
+        return self._run(inner.rest, view.part(activations, cell))
 
     def _run(self, run: Transform, cells: Tensor) -> Tensor:
         with refusals(f"{self.name} can't take cells of {tuple(cells.shape[1:])}"):
@@ -133,20 +142,15 @@ class DiPart(GridSetting):
     def split(self, layer: str = "input", cell: int = 0) -> Split:
         layout, cut = self._cut(layer)
         check_cell(cell, self.scale)
-        view = self.view(layout)
-
-        def stem(images: Tensor) -> Tensor:
-            self._check(images)
-            return run_steps(layout.steps[:cut], images)
-
-        def rest(activations: Tensor) -> Tensor:
-            if layer == "input":
-                self._check(activations)
-            return layout.head(self.head_part(run_steps(layout.steps[cut:], activations.clone()), cell))
-
+        rest = partial(self._rest, layout, cut, cell)
         if layer == "input":
             return Split(layer, identity, rest)
-        return Split(layer, stem, rest, view.to_map, view.spread, layout.upsample)
+        view = self.view(layout)
+        return Split(layer, partial(self._to_cut, layout, cut), rest, view.to_map, view.spread, layout.upsample)
+
+    def _rest(self, layout: Layout, cut: int, cell: int, activations: Tensor) -> Tensor:
+        features = self._from_cut(layout, cut, activations)
+        return layout.head(self.head_part(features, cell))
 
     def heads(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b cells k"]:
         """The logits of all heads, (B, scale², classes); the features are computed once."""
@@ -193,19 +197,13 @@ class GridPG(GridSetting):
         if self.backbone.layout is None and layer == "input":
             return Split(layer, identity, self._run_whole)
         layout, cut = self._cut(layer)
-
-        def stem(images: Tensor) -> Tensor:
-            self._check(images)
-            return run_steps(layout.steps[:cut], images)
-
-        def rest(activations: Tensor) -> Tensor:
-            if layer == "input":
-                self._check(activations)
-            return self._head(layout, run_steps(layout.steps[cut:], activations.clone()))
-
+        rest = partial(self._rest, layout, cut)
         if layer == "input":
             return Split(layer, identity, rest)
-        return Split(layer, stem, rest, layout.to_map, layout.spread, layout.upsample)
+        return Split(layer, partial(self._to_cut, layout, cut), rest, layout.to_map, layout.spread, layout.upsample)
+
+    def _rest(self, layout: Layout, cut: int, activations: Tensor) -> Tensor:
+        return self._head(layout, self._from_cut(layout, cut, activations))
 
     def heads(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b cells k"]:
         """The one head's logits, as often as there are cells: (B, scale², classes)."""

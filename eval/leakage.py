@@ -30,7 +30,7 @@ from eval.grids import SETTINGS, first_grid, grid_batches, make_setting
 from eval.options import EvaluationOptions
 from eval.report import format_table
 from eval.runner import Runner
-from training.module import _AUGMENT
+from training.module import _AUGMENT, digest_pixels
 
 
 @dataclass(kw_only=True)
@@ -142,13 +142,13 @@ def prove_settings(runner: Runner, options: LeakageOptions) -> tuple[list[Leakag
 
 
 def read_deletions(folder: Path) -> pd.DataFrame:
-    """The record of a training run: epoch, index, label, cell; InputError for anything else."""
+    """The record of a training run: epoch, index, label, cell, pixels; InputError for anything else."""
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise InputError(f"no record of deletions (*.parquet) in {folder}")
     try:
         table = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-        return table[["epoch", "index", "label", "cell"]].astype(np.int64)
+        return table[["epoch", "index", "label", "cell", "pixels"]].astype(np.int64)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} holds no record of deletions: {str(error).splitlines()[0]}") from error
 
@@ -156,7 +156,8 @@ def read_deletions(folder: Path) -> pd.DataFrame:
 def recorded_brightness(record: pd.DataFrame, runner: Runner, deletion: DeletionSpec) -> Tensor | None:
     """Mean of each cell (N, cells) of the recorded samples as training saw them before the deletion.
 
-    None where the checkpoint doesn't say what it was trained on.
+    None where the checkpoint doesn't say what it was trained on. Raises InputError where the samples, loaded
+    again, aren't the recorded ones.
     """
     made = (runner.checkpoint.training or {}).get("settings")
     if not made or "data" not in made or "seed" not in made:
@@ -171,9 +172,15 @@ def recorded_brightness(record: pd.DataFrame, runner: Runner, deletion: Deletion
     for start in range(0, len(record), runner.options.chunk):
         part = record.iloc[start : start + runner.options.chunk]
         keys = list(zip(part["epoch"].tolist(), part["index"].tolist(), strict=True))
-        images = torch.stack([torch.as_tensor((samples[key] or {})["image"]) for key in keys]).to(device)
+        images = torch.stack([torch.as_tensor(samples[key]["image"]) for key in keys]).to(device)
         epoch, index = (torch.tensor(column, device=device) for column in zip(*keys, strict=True))
         images = data.augment(images, make_keys(make_keys(seed, epoch, index), _AUGMENT))
+        other = int((digest_pixels(images).cpu() != torch.from_numpy(part["pixels"].to_numpy().copy())).sum())
+        if other:
+            raise InputError(
+                f"{other} of {len(part)} samples of {data.name} have other pixels than the record says; audit the "
+                "record with the data, and the versions of libraries, that it was made with"
+            )
         pixels = deletion.grid.sum(normalize(images, backbone.data_config))
         found.append((pixels / (images[0].numel() / deletion.grid.cells)).cpu())
     return torch.cat(found)

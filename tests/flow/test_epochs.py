@@ -15,6 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from core.cli import run_command
+from eval.leakage import LeakageOptions
+from eval.leakage import evaluate as audit
 from training.patch_finetune import finetune
 
 COMMAND = [sys.executable, "-m", "training.patch_finetune"]
@@ -67,6 +69,14 @@ def test_three_epochs_are_three_orders_three_crops_and_three_tails(whole):
     assert (digests["nunique"] == digests["size"]).all(), "an image had the same crop in two epochs"
     cells = pd.concat(epochs).groupby("index")["cell"].nunique()
     assert cells.max() > 1
+
+
+def test_the_audit_of_the_record_sees_what_training_saw(whole, folder, tmp_path):
+    arguments = ["--model", whole, "--data", f"imagefolder:{folder}", "--setting", "difull", "--limit", 4, "--tries", 1]
+    arguments = [str(word) for word in (*arguments, "--out", tmp_path / "leakage")]
+    assert run_command(LeakageOptions, audit, arguments) == 0
+    masks = json.loads((tmp_path / "leakage" / "summary.json").read_text())["masks"]
+    assert {entry["record"]: entry["samples"] for entry in masks} == {"label": 72, "brightness": 72}
 
 
 def test_killed_and_resumed_with_workers_sees_the_same(whole, folder, tmp_path):

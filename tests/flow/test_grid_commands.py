@@ -275,6 +275,16 @@ def test_a_real_runs_masks_are_audited(composed, tmp_path, monkeypatch):
     assert "label" in found["label"]
 
 
+def test_a_record_of_other_pixels_is_refused(composed, tmp_path, capsys):
+    """The audit replays what training saw: said to be of another epoch, the same samples have other crops."""
+    (file,) = (composed / "deletions").glob("*.parquet")
+    (tmp_path / "record").mkdir()
+    pd.read_parquet(file).assign(epoch=1).to_parquet(tmp_path / "record" / "epoch001.parquet")
+    arguments = ["--model", composed, "--limit", "4", "--setting", "difull", "--mask-images", "64", "--tries", "1"]
+    assert run("leakage", *arguments, "--deletions", tmp_path / "record", "--out", tmp_path / "run") == 2
+    assert "of 64 samples of digits have other pixels than the record says" in capsys.readouterr().err
+
+
 def test_composite_logits_are_those_of_each_images_head():
     backbone, spec = small_resnet(10), CompositeSpec(0.5, 2)
     images, labels, keys = torch.randn(9, 3, 64, 64), torch.arange(9), torch.arange(9) * 7

@@ -15,6 +15,9 @@ from difull.structure import trace_structure
 from tests.reference.grids import MODELS, plain_cnn
 from tests.reference.leaky_settings import CLEAN, LEAKY, LeaksInForward, LeaksInTheThirdHead, Memo, RareTrigger
 
+# Checking the types of what is called that often takes longer than the calls.
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 def grids(side=32, count=2):
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(2))
@@ -28,14 +31,8 @@ def test_a_leak_is_caught(name):
     assert proof.structure is False
     assert proof.found
     assert "LEAKS" in proof.report
-
-
-BY_TESTS = [name for name in LEAKY if "rare" not in name and "memo" not in name]
-
-
-@pytest.mark.parametrize("name", BY_TESTS)
-def test_a_leak_that_isnt_rare_is_caught_by_intervention_too(name):
-    assert not leakage_proof(LEAKY[name](), grids(), tries=60).intervention
+    if "rare" not in name and "memo" not in name:
+        assert not proof.intervention
 
 
 def test_a_memo_is_caught_by_intervention_on_fresh_copies():
