@@ -29,8 +29,8 @@ class Guarded:
     def __init__(self, explain: Callable[..., Tensor], model: nn.Module, name: str):
         self.explain, self.model, self.name = explain, model, name
 
-    def __call__(self, *given: Any) -> Tensor:
-        """What the method returns. Raises InputError, with its name, if it has changed the network."""
+    def __call__(self, *given: Any) -> Any:
+        """What the method returns, unchecked. Raises InputError, with its name, if it has changed the network."""
         copies = [value.clone() if isinstance(value, Tensor) else value for value in given]
         with unchanged(self.model, self.name):
             return self.explain(*copies)

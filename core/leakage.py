@@ -105,7 +105,9 @@ def gradient_of_logits(run: Callable[[Tensor], Tensor], inputs: Tensor) -> Tenso
 def seeded(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """run(images), with the same dropout every time and the global generators untouched."""
     with forked_generators(images.device):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # `torch.manual_seed` visits every device, 2 ms each time
+        if images.device.type == "cuda":
+            torch.cuda.manual_seed(0)
         return run(images)
 
 

@@ -70,6 +70,8 @@ class LeakageOptions:
         skip_corrupt: count corrupt images and go on.
     """
 
+    protocol_name: ClassVar[str] = SharedOptions.protocol_name
+
     model: str = ""
     data: str = "digits"
     split: str = "val"
@@ -230,7 +232,7 @@ def evaluate(options: LeakageOptions) -> int:
         write_per_image(folder, table)
         write_summary(
             folder,
-            protocol=SharedOptions.protocol_name,
+            protocol=options.protocol_name,
             model=runner.checkpoint.describe(),
             data=runner.describe_data(),
             settings={

@@ -228,7 +228,7 @@ class Runner:
         }
 
 
-def _brings_its_size(text: str, model_args: dict[str, Any] | None) -> bool:
+def _brings_its_size(text: str, model_args: dict[str, Any] | None = None) -> bool:
     named = Path(text).expanduser().is_dir() or text.startswith("hf-hub:")
     return named or "img_size" in (model_args or {})
 

@@ -123,6 +123,11 @@ def fit_and_export(
 ) -> None:
     """Train, from the last epoch if there is one, and write the checkpoint folder with `save`."""
     trainer = _make_trainer(out, module, hardware)
+    processes = trainer.num_devices * trainer.num_nodes
+    if batches.batch_size % processes:
+        raise InputError(
+            f"--batch-size {batches.batch_size} is the whole batch and must be a multiple of {processes} devices"
+        )
     last = out / "lightning" / "last.ckpt"
     with _replacing(out, resume) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:

@@ -108,12 +108,15 @@ HEARD = {
     },
     "leakage": {name: SHARED[name] for name in SHARED if name not in ("attributions", "layers", "devices", "num_nodes")}
     | {
-        "setting": (["--setting", "dipart"], setting("setting", ["dipart"])),
+        "setting": (["--setting", "gridpg"], setting("setting", ["gridpg"])),
         "scale": (["--scale", "3"], setting("scale", [3])),
+        "grids": (["--grids", "1"], setting("grids", 1)),
+        "tries": (["--tries", "1"], setting("tries", 1)),
         "fill": (["--fill", "mean"], lambda run: "mean" in json.dumps(run.summary["proofs"])),
     },
-    "dea": {name: SHARED[name] for name in SHARED if name != "input_size"}
+    "dea": SHARED
     | {
+        "input_size": (["--input-size", "64"], setting("input_size", [64, 64])),
         "model": (["--model", "SEGMENTER"], lambda run: run.summary["model"]["sha256"]),
         "limit": (["--limit", "8"], lambda run: run.summary["data"]["n_images"] == 8),
         "fractions": (["--fractions", "0.2", "0.4"], setting("fractions", [0.2, 0.4])),
@@ -217,7 +220,6 @@ REFUSED = {
         for name, value in {
             "attributions": "ixg",
             "layers": "final",
-            "grids": "2",
             "confidence": "0.5",
             "choose_with": TIMM,
             "compositions": "FILES",
@@ -228,7 +230,6 @@ REFUSED = {
     "dea": OF_EVALUATIONS
     | LISTS
     | {
-        "input_size": (["--input-size", "32"], "brings its own"),
         "pretrained": (NO_WEIGHTS[0], "an FCN on resnet18 needs num_classes"),
     },
     "patch_finetune": {"data": NO_DATA, "pretrained": NO_WEIGHTS, "arch": NOT_THOSE},

@@ -94,6 +94,7 @@ def test_model_and_input_are_left_as_they_were(name, family):
     list(model.modules())[-1].eval()
     next(model.parameters()).requires_grad_(False)
     images, targets = tiny_batch()
+    assert model.layers  # the network has looked at itself, once
     before, given, generator = state_of(model), images.clone(), torch.get_rng_state()
     explain = explainer(name, model)
     maps = explain(images, targets)

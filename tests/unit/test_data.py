@@ -146,7 +146,7 @@ def test_corrupt_images_are_named_or_counted(folder):
     loaded = list(make_loader(Samples(data, CONFIG, training=False, skip_corrupt=True), batches))
     assert sum(len(batch["image"]) for batch in loaded) == 11
     corrupt = torch.cat([batch["corrupt"] for batch in loaded])
-    assert [data.files[i][0] for i in corrupt] == [broken]
+    assert [data.path(i) for i in corrupt.tolist()] == [broken]
 
 
 def test_evaluation_pixels_are_what_timm_makes_of_them(folder):

@@ -277,7 +277,7 @@ def test_values_without_a_white_are_refused_and_counted(folder, name, content, r
     config = {"input_size": (3, 8, 8), "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3}
     samples = Samples(data, {**config, "crop_pct": 1.0}, training=False, skip_corrupt=True)
     (batch,) = make_loader(samples, KeyedBatches(9, 9, shuffle=False))
-    assert (len(batch["index"]), int(batch["corrupt"])) == (8, 1)
+    assert (len(batch["index"]), len(batch["corrupt"])) == (8, 1)
 
 
 def test_pillow_misreads_sixteen_bits_in_planes():
