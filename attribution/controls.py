@@ -20,7 +20,8 @@ class ModelFree(Attribution):
         maps = self.draw(images)
         if self.layer == "input":
             return maps
-        return resize_maps(maps, tuple(self.split.to_map(activations).shape[-2:]), "area")
+        height, width = self.split.to_map(activations).shape[-2:]
+        return resize_maps(maps, (height, width), "area")
 
     def draw(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) -> maps (B, 1, H, W)."""

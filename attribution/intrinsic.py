@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from attribution.base import Attribution, Passes, gradient, pair_chunks, register_attribution, select_logits
 from attribution.switches import switched
-from backbones import cut
 from backbones.bagnet import BagNet
 from backbones.bcos import BcosConv2d, BcosResNet
 from backbones.timm_models import TimmBackbone
@@ -34,7 +33,7 @@ class Intrinsic(Attribution):
 
     def cut(self, layer: str) -> Any:
         """The network cut at another layer, for the same cell's head."""
-        return cut(self.model, layer, **({} if self.cell is None else {"cell": self.cell}))
+        return self.cut_model(layer, self.cell)
 
     def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
         triples = zip(images.split(self.chunk), activations.split(self.chunk), targets.split(self.chunk), strict=True)

@@ -304,7 +304,7 @@ class AttentionGradCAM(AttentionRelevance):
             with watched_attention(self.transformer, visit):
                 logits = select_logits(self.split.rest(images.detach().requires_grad_(True)), targets)
             attention = cast(Tensor, last)
-            (gradient,) = torch.autograd.grad(logits.sum(), attention)
+            (gradient,) = pull_back(logits, [attention])
         prefix = int(self.transformer.num_prefix_tokens)
         weights = exact(gradient)[:, :, self.rows, prefix:].mean(dim=(2, 3), keepdim=True)
         return (weights * exact(attention.detach())).mean(dim=1)

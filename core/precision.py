@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,3 +29,15 @@ def use_precision(precision: str) -> str:
     for backend in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul):
         backend.fp32_precision = "tf32" if fast else "ieee"
     return "32-true" if fast else precision
+
+
+@contextmanager
+def ieee() -> Iterator[None]:
+    """IEEE float32 inside the block, as before after it."""
+    backends: Any = torch.backends
+    before = backends.cudnn.conv.fp32_precision
+    use_precision("32-true")
+    try:
+        yield
+    finally:
+        use_precision(before)

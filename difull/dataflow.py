@@ -100,6 +100,8 @@ class Dataflow(TorchDispatchMode):
         written = [t for a in func._schema.arguments if _writes(a) for t in _tensors(arguments.get(a.name))]
         if arguments.get("training") is True or arguments.get("train") is True:
             self.doubts.setdefault(f"{packet.__name__} runs in training mode")
+        if any(isinstance(value, torch.UntypedStorage | torch.TypedStorage) for value in arguments.values()):
+            self.doubts.setdefault(f"{packet.__name__} reads a storage past its tensors")
         if packet in DECISIONS and everything:
             self.decided |= everything
             self.doubts.setdefault("its code decides by values of the input")

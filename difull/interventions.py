@@ -19,10 +19,10 @@ def quantize(pictures: Tensor) -> Tensor:
     return ((pictures.clamp(-3, 3) + 3) * (LEVELS / 6)).round() * (6 / LEVELS) - 3
 
 
-def chosen_contents(images: Tensor) -> Tensor:
+def chosen_contents(images: Tensor, seed: int = 0) -> Tensor:
     """The contents that are always tried, (N, C, H, W), from grids (B, C, H, W)."""
     first, other = images[0], images[-1].flip(-1)
-    noise = keyed_normal(make_keys(1, device=images.device), tuple(first.shape)).to(images.dtype)
+    noise = keyed_normal(make_keys(seed, 1, device=images.device), tuple(first.shape)).to(images.dtype)
     pictures = [other, first.flip(-2), first.roll((first.shape[-2] // 2, first.shape[-1] // 2), (-2, -1))]
     changed = [first + b for b in (-1.0, -0.5, 0.5, 1.0)] + [first * c for c in (-1.0, 0.25, 0.5, 1.5, 2.0)]
     flat = [torch.full_like(first, sign * value) for value in CONSTANTS for sign in (1, -1)]

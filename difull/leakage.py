@@ -38,7 +38,12 @@ Run = Callable[[Tensor], Tensor]
 
 
 def leakage_proof(
-    setting: GridSetting, images: Float[Tensor, "b c h w"], cell: int | None = None, *, tries: int = TRIES
+    setting: GridSetting,
+    images: Float[Tensor, "b c h w"],
+    cell: int | None = None,
+    *,
+    tries: int = TRIES,
+    seed: int = 0,
 ) -> LeakageProof:
     """Whether a head (None: every one) depends on nothing but what it may: its cell, or DiPart's receptive field.
 
@@ -51,11 +56,11 @@ def leakage_proof(
 
     Args:
         images: (B, C, scale·h, scale·w), a few grids.
-        tries: random contents per head and way, besides the chosen ones.
+        tries: random contents per head and way, besides the chosen ones; drawn by `seed`.
     Raises:
         InputError: images that don't divide into cells, a cell outside the grid, no tries.
     """
-    proofs = leakage_proofs(setting, images, None if cell is None else [cell], tries=tries)
+    proofs = leakage_proofs(setting, images, None if cell is None else [cell], tries=tries, seed=seed)
     if len(proofs) == 1:
         return proofs[0]
     taints = [proof.taint for proof in proofs]
@@ -76,7 +81,12 @@ def leakage_proof(
 
 
 def leakage_proofs(
-    setting: GridSetting, images: Float[Tensor, "b c h w"], cells: list[int] | None = None, *, tries: int = TRIES
+    setting: GridSetting,
+    images: Float[Tensor, "b c h w"],
+    cells: list[int] | None = None,
+    *,
+    tries: int = TRIES,
+    seed: int = 0,
 ) -> list[LeakageProof]:
     """`leakage_proof` of each of the cells, all by default; the structure is traced once."""
     if tries < 1:
@@ -85,7 +95,7 @@ def leakage_proofs(
     check_divides(images.shape, setting.scale, "a grid of images")
     pristine = _copied(setting)
     structure = trace_structure(setting if pristine is None else pristine, images)
-    proofs = [_test_head(pristine, setting, images, cell, tries) for cell in cells]
+    proofs = [_test_head(pristine, setting, images, cell, tries, seed) for cell in cells]
     return [
         replace(
             proof,
@@ -117,20 +127,20 @@ def _copied(setting: GridSetting) -> GridSetting | None:
 
 
 def _test_head(
-    pristine: GridSetting | None, setting: GridSetting, images: Tensor, cell: int, tries: int
+    pristine: GridSetting | None, setting: GridSetting, images: Tensor, cell: int, tries: int, seed: int
 ) -> LeakageProof:
     """The three tests of one head; on a copy, if there is one, that goes back to `pristine` for every head."""
     setting = setting if pristine is None else copy.deepcopy(pristine)
     with laboratory(setting, plain=not isinstance(setting, DiFull)):
         region, by_construction = possible_region(setting, images, cell)
-        chosen = chosen_contents(images)
+        chosen = chosen_contents(images, seed)
         trials = [_Trial(name, run, images, region) for name, run in ways_to_logits(setting, cell).items()]
         for trial in trials:
             trial.taint()
             trial.derive()
             trial.beside(chosen)
         if not region.all():
-            _intervene(trials, chosen, 0 if by_construction else tries)
+            _intervene(trials, chosen, 0 if by_construction else tries, seed)
         notes = []
         if pristine is None:
             notes.append("memory of earlier calls isn't tested: the setting can't be copied")
@@ -171,7 +181,7 @@ def _test_head(
     return LeakageProof(subject, taint, gradient == 0, change == 0, found, tuple(notes), numbers)
 
 
-def _intervene(trials: list[_Trial], chosen: Tensor, tries: int) -> None:
+def _intervene(trials: list[_Trial], chosen: Tensor, tries: int, seed: int) -> None:
     """Other content elsewhere, in every trial: the chosen ones, then random ones."""
     count = len(chosen) + tries
     for start in range(0, count, TOGETHER):
@@ -179,7 +189,7 @@ def _intervene(trials: list[_Trial], chosen: Tensor, tries: int) -> None:
         numbers = numbers[numbers >= 0]
         contents = chosen[start : start + TOGETHER]
         if len(numbers):
-            contents = torch.cat([contents, random_contents(trials[0].images, numbers)])
+            contents = torch.cat([contents, random_contents(trials[0].images, numbers, seed)])
         for trial in trials:
             trial.intervene(contents, start, len(chosen), max(1, count // ALONE))
 

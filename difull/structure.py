@@ -25,7 +25,8 @@ MOST_CELLS = 62
 
 LIMITS = (
     "the proof holds for the batch sizes traced, and for code that decides by nothing but shapes and settings: "
-    "Python that looks at a clock, a generator or a counter outside the modules isn't seen by a trace"
+    "Python that looks at a clock, a generator or a counter outside the modules isn't seen by a trace, nor are bytes "
+    "that are copied from storage to storage past torch's operations"
 )
 
 
@@ -62,6 +63,8 @@ def trace_structure(setting: GridSetting, images: Tensor) -> Structure:
             found |= dict.fromkeys(_trace(fresh, images, size, flow, fakes))
         states.append(_state(fresh))
     doubts = [*flow.doubts]
+    if any(module.training for module in setting.backbone.modules()):
+        doubts.append("the backbone is in training mode")
     doubts += [f"{name} changes from call to call" for name in _changed(*states)]
     if found:
         return Structure(False, tuple(found), tuple(f"in the trace: {doubt}" for doubt in doubts))

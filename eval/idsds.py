@@ -124,16 +124,13 @@ class IdsdsEvaluation:
         checkpoint = self.runner.checkpoint
         self.deletion = deletion_of(options, checkpoint.deletion, options.model)
         self.deletion.grid.check(*checkpoint.backbone.input_size)
-        names = [*options.attributions, *(name for name in CONTROLS if name not in options.attributions)]
+        common = {"published": options.published, "output": options.output}
         self.methods = make_methods(
-            names,
-            options.layers,
-            checkpoint,
-            options.chunk,
-            callables,
-            published=options.published,
-            output=options.output,
+            options.attributions, options.layers, checkpoint, options.chunk, callables, **common
         )
+        known = {(method.label, method.layer) for method in self.methods}
+        controls = [name for name in CONTROLS if (name, "input") not in known]
+        self.methods += make_methods(controls, ["input"], checkpoint, options.chunk, **common)
         self.rows: list[pd.DataFrame] = []
         self.examples: list[dict[str, Any]] = []
         self.constant_drops = 0
@@ -179,7 +176,7 @@ class IdsdsEvaluation:
             whole, deleted = self.record.logits(batch.images)
             self.record.add(batch, whole, deleted)
             outputs = [outputs_of(logits, self.options.output) for logits in (whole, deleted)]
-            drops, scale = (measure(*outputs, batch.labels) for measure in (drops_of, drop_scale))
+            drops, scale = (measure(outputs[0], outputs[1], batch.labels) for measure in (drops_of, drop_scale))
         usable = ~is_constant(drops, scale)
         self.constant_drops += int((~usable).sum())
         size = (batch.images.shape[-2], batch.images.shape[-1])

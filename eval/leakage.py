@@ -137,7 +137,7 @@ def prove_settings(runner: Runner, options: LeakageOptions) -> tuple[list[Leakag
         pictures[scale] = {}
         for name in options.setting:
             setting = make_setting(name, runner.checkpoint.backbone, scale)
-            proofs += leakage_proofs(setting, grids, tries=options.tries)
+            proofs += leakage_proofs(setting, grids, tries=options.tries, seed=options.seed)
             reach = influence_map(setting, grid, 0, block, chunk=max(1, options.chunk // setting.cells))
             pictures[scale][type(setting).__name__] = reach.cpu().numpy()
     return proofs, pictures

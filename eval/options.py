@@ -76,7 +76,7 @@ class EvaluationOptions:
         """What is read, as the flags have it."""
         given = [getattr(self, name, None) for name in INPUTS]
         flat = [item for value in given for item in (value if isinstance(value, list) else [value])]
-        return [str(item) for item in (*flat, self.data.partition(":")[2]) if item]
+        return [str(item) for item in (*flat, self.data) if item]
 
     def check_out(self) -> None:
         """Raise InputError unless the results may go to `--out`."""

@@ -68,8 +68,8 @@ def caution_accuracy(who: str, accuracy: float, classes: int) -> list[str]:
     if not accuracy < (1 + 1 / classes) / 2:
         return []
     return [
-        f"{who}: accuracy {accuracy:.2f} (chance {1 / classes:.2g}); the scores describe maps of mostly wrong answers, "
-        "and can't rank methods for a model that works"
+        f"{who}: accuracy {accuracy:.2f}, nearer to chance ({1 / classes:.2g}) than to certainty; the scores describe "
+        "what such a model attends to, and can't rank methods for one that works"
     ]
 
 

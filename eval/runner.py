@@ -18,7 +18,7 @@ from attribution import Guarded, create_attribution, expand_attributions
 from attribution.spec import with_defaults
 from checkpoints import Checkpoint, load_model, load_segmenter
 from core.errors import InputError
-from core.precision import use_precision
+from core.precision import ieee, use_precision
 from data import (
     IndexedData,
     KeyedBatches,
@@ -171,8 +171,8 @@ class Runner:
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:
-        """Float32 at least, whatever `--precision` says: what is subtracted, in half precision, ties."""
-        with self.autocast(), torch.autocast(self.fabric.device.type, enabled=False):
+        """IEEE float32 at least, whatever `--precision` says: what is subtracted, in fewer digits, ties."""
+        with self.autocast(), torch.autocast(self.fabric.device.type, enabled=False), ieee():
             yield
 
     @contextmanager

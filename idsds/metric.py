@@ -31,13 +31,22 @@ class InDomainSingleDeletion(Metric):
         self.add_state("correlations", default=[], dist_reduce_fx="cat")
         self.add_state("dropped", default=torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, drops: Tensor, maps: Tensor, size: tuple[int, int] | None = None) -> None:
-        """Add drops (B, cells) and maps (B, C, h, w); `size` is the images', if the maps' differs."""
+    def update(
+        self, drops: Tensor, maps: Tensor, size: tuple[int, int] | None = None, scale: Tensor | None = None
+    ) -> None:
+        """Add drops (B, cells) and maps (B, C, h, w).
+
+        Args:
+            size: the images', if the maps' differs.
+            scale: (B,) magnitude that drops are rounded by, from `drop_scale`; by default their own largest.
+        """
         sums = cell_sums(maps, self.grid, size or (maps.shape[-2], maps.shape[-1]), self.upsample)
-        usable = ~is_constant(drops)
+        usable = ~is_constant(drops, scale)
         self.dropped += (~usable).sum()
         assert isinstance(self.correlations, list)
-        self.correlations.append(rank_correlation(drops[usable], sums[usable]))
+        self.correlations.append(
+            rank_correlation(drops[usable], sums[usable], None if scale is None else scale[usable])
+        )
 
     def compute(self) -> Tensor:
         """The mean over images, NaN if there are none."""

@@ -122,9 +122,10 @@ class DeletionFineTuner(L.LightningModule):
         Raises InputError where training has diverged, or no image could be read.
         """
         broken = [name for name, tensor in self.backbone.state_dict().items() if not torch.isfinite(tensor).all()]
-        if broken:
+        named = [name for each in self._from_all(broken) for name in each]
+        if named:
             raise InputError(
-                f"training diverged in epoch {self.current_epoch}: {broken[0]} has NaN or infinite values; lower --lr"
+                f"training diverged in epoch {self.current_epoch}: {named[0]} has NaN or infinite values; lower --lr"
             )
         self._corrupt.update(index for each in self._from_all(sorted(self._corrupt)) for index in each)
         if not any(self._from_all(len(self._record))):
@@ -271,7 +272,8 @@ class KeyedData(L.LightningDataModule):
             in_step=True,
         )
         # Workers fetch their first batches as soon as they are there, before Lightning tells the epoch.
-        batches.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
+        batches.set_epoch(progress.processed)
         return make_loader(samples, batches, self.workers)
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -81,6 +81,17 @@ def prepare_out(out: Path, settings: dict[str, Any], resume: bool, overwrite: bo
         raise InputError(f"--out {out} already holds a training run; pass --resume, --overwrite, or another folder")
     else:
         check_out(out, overwrite, kind="training", inputs=[settings["model"], settings["data"]])
+    aside = replaced_by(out)
+    if aside.exists() and not (resume or overwrite):
+        raise InputError(
+            f"{aside} holds the run that an interrupted --overwrite was to replace; rename it to {out}, remove it, or "
+            "pass --overwrite to replace it"
+        )
+
+
+def replaced_by(out: Path) -> Path:
+    """Where the run in `out` is while another one replaces it."""
+    return out.resolve().with_name(f".{out.resolve().name}.replaced")
 
 
 @contextmanager
@@ -90,7 +101,7 @@ def _replacing(out: Path, resume: bool) -> Iterator[None]:
     A block that fails before its first epoch puts it back; one that fails later leaves it aside, beside
     what there is of the new run, and says where.
     """
-    aside = out.resolve().with_name(f".{out.resolve().name}.replaced")
+    aside = replaced_by(out)
     if not resume and (out / SETTINGS).is_file():
         if not aside.exists():
             out.rename(aside)

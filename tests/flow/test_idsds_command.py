@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from itertools import combinations
@@ -426,3 +427,20 @@ def test_few_images_and_poor_accuracy_are_told(results, checkpoint, tmp_path, ca
     assert "19 images: too few" in lines[0]
     printed = capsys.readouterr().out
     assert all(f"caution: {line}" in printed for line in lines)
+
+
+def test_controls_run_at_the_input_whatever_layers_are_asked_for(checkpoint, tmp_path):
+    words = ["--model", checkpoint, "--attributions", "gradcam", "--layers", "final", "--limit", "20"]
+    assert score(*words, "--out", tmp_path / "run") == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    found = {(entry["attribution"], entry["layer"]) for entry in summary["scores"]}
+    assert found == {("gradcam", "final"), ("random", "input"), ("edge", "input")}
+    assert len(summary["tests"]["against_edge"]) == 2
+
+
+def test_results_may_lie_beside_the_splits_of_the_data(photos, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(photos, root / "val")
+    words = ["--model", "timm:test_convnext", "--data", f"imagefolder:{root}", "--protocol", "single", "--limit", "2"]
+    assert score(*words, "--attributions", "random", "--out", root / "results") == 0
+    assert score(*words, "--attributions", "random", "--out", root / "val" / "animal" / "results") == 2

@@ -215,3 +215,11 @@ def test_a_killed_replacement_leaves_the_run_it_was_to_replace(finished, trained
     assert train("--out", finished, *TINY, "--seed", "1", "--resume") == 0
     assert not aside.exists()
     assert (finished / "model.safetensors").exists()
+
+
+def test_the_run_that_a_killed_replacement_left_aside_is_not_removed_unasked(finished, trained, capsys):
+    aside = finished.rename(finished.parent / ".run.replaced")
+    assert train("--out", finished, *TINY, "--epochs", "1") == 2
+    assert "holds the run that an interrupted --overwrite was to replace" in capsys.readouterr().err
+    assert weights(aside) == weights(trained)
+    assert not finished.exists()

@@ -55,6 +55,20 @@ class LeaksInTheThirdHead(DiFull):
         return type(split)(layer, split.stem, lambda x: split.rest(x) + context(x, cell), split.to_map)
 
 
+class LeaksPastTensors(DiFull):
+    """What leaks is handed over by its storage, which no tensor operation sees."""
+
+    def split(self, layer="input", cell=0):
+        split = super().split(layer, cell)
+        if layer != "input":
+            return split
+        return type(split)(layer, split.stem, lambda x: split.rest(x) + by_storage(context(x, cell)), split.to_map)
+
+
+def by_storage(tensor):
+    return torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage(), 0, tensor.shape, tensor.stride())
+
+
 class LeaksNearOne(DiFull):
     """Flat content near ±1 elsewhere switches it on; NaN, zeros, unit noise and 1e4 switch it off."""
 

@@ -7,13 +7,22 @@ import pytest
 import torch
 from torch import nn
 
+import difull.leakage
 from backbones import create_backbone
 from difull import DiFull, DiPart, GridPG, leakage_proof
 from difull.interventions import chosen_contents, quantize, random_contents
 from difull.leakage import leakage_proofs
 from difull.structure import trace_structure
 from tests.reference.grids import MODELS, plain_cnn
-from tests.reference.leaky_settings import CLEAN, LEAKY, LeaksInForward, LeaksInTheThirdHead, Memo, RareTrigger
+from tests.reference.leaky_settings import (
+    CLEAN,
+    LEAKY,
+    LeaksInForward,
+    LeaksInTheThirdHead,
+    LeaksPastTensors,
+    Memo,
+    RareTrigger,
+)
 
 # Checking the types of what is called that often takes longer than the calls.
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -39,6 +48,27 @@ def test_a_memo_is_caught_by_intervention_on_fresh_copies():
     proof = leakage_proof(Memo(plain_cnn(), 2), grids(), tries=1)
     assert not proof.intervention
     assert any("an earlier call has seen" in finding for finding in proof.found)
+
+
+def test_what_goes_past_tensors_is_not_called_proven():
+    proof = leakage_proof(LeaksPastTensors(plain_cnn(), 2), grids(), tries=1)
+    assert proof.structure is None
+    assert proof.verdict == "leaks"
+    assert any("reads a storage past its tensors" in note for note in proof.notes)
+
+
+def test_other_seeds_try_other_contents(monkeypatch):
+    tried, draw = [], difull.leakage.random_contents
+
+    def record(*arguments):
+        tried.append(draw(*arguments))
+        return tried[-1]
+
+    monkeypatch.setattr(difull.leakage, "random_contents", record)
+    for seed in (0, 0, 1):
+        assert leakage_proof(DiPart(plain_cnn(), 2), grids(), 0, tries=5, seed=seed).passed
+    assert torch.equal(tried[0], tried[1])
+    assert not torch.equal(tried[0], tried[2])
 
 
 def test_a_leak_in_another_head_is_told_of_whatever_cell_is_asked_for():
@@ -85,7 +115,8 @@ def test_the_word_proof_is_kept_for_difull(name):
 def test_difull_in_training_mode_is_tested_only():
     proof = leakage_proof(DiFull(plain_cnn(nn.Dropout(0.5)).train(), 2), grids(), 0, tries=1)
     assert proof.passed
-    assert proof.structure is True  # dropout mixes nothing
+    assert proof.structure is None
+    assert proof.verdict == "tested"
     statistics = trace_structure(DiFull(plain_cnn(nn.BatchNorm2d(8)).train(), 2), grids())
     assert statistics.holds is None
     assert any("training mode" in note for note in statistics.notes)

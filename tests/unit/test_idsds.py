@@ -211,3 +211,15 @@ def test_probe_finds_a_shift_and_nothing_where_there_is_none():
     features = rng.normal(size=(400, 8))
     assert separability(features, features + 1.0) > 0.8
     assert separability(features, features + 0.01 * rng.normal(size=features.shape)) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_metric_tells_noise_from_drops_by_the_logits_scale():
+    """Drops of logits near 1000 that differ by float32's rounding alone are constant, once the scale is told."""
+    noise = torch.tensor([[0.0, 6e-5, 0.0, 6e-5], [1.0, 2.0, 3.0, 4.0]])
+    maps = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]).expand(2, 1, 2, 2)
+    metric = InDomainSingleDeletion(PatchGrid(2, 2))
+    metric.update(noise, maps, scale=torch.full((2,), 1000.0))
+    assert (float(metric.compute()), int(metric.dropped)) == (1.0, 1)
+    metric.reset()
+    metric.update(noise, maps)
+    assert int(metric.dropped) == 0

@@ -7,6 +7,7 @@ import torch
 
 from core.cli import run_command
 from core.precision import use_precision
+from eval.domain import DomainRecord
 from eval.idsds import IdsdsOptions, evaluate
 from training.patch_finetune import finetune
 
@@ -33,6 +34,20 @@ def test_settings_of_both_generations_agree(precision, wanted):
         assert torch.backends.cudnn.allow_tf32 == (wanted == "tf32")
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             pass
+
+
+def test_drops_are_ieee_whatever_was_asked(tmp_path, monkeypatch):
+    seen, look = [], DomainRecord.logits
+
+    def logits(self, images):
+        seen.append({backend.fp32_precision for backend in BACKENDS})
+        return look(self, images)
+
+    monkeypatch.setattr(DomainRecord, "logits", logits)
+    words = ["--model", "timm:test_convnext", "--protocol", "single", "--attributions", "random", "--limit", "2"]
+    assert run_command(IdsdsOptions, evaluate, [*words, "--precision", "tf32", "--out", str(tmp_path / "run")]) == 0
+    assert seen == [{"ieee"}]
+    assert {backend.fp32_precision for backend in BACKENDS} == {"tf32"}
 
 
 @pytest.mark.parametrize("asked", ["32-true", "tf32"])

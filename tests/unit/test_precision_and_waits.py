@@ -51,6 +51,19 @@ def test_small_gradients_survive_half_precision(dtype, factor):
         assert (maps[small] != 0).float().mean() > 0.99
 
 
+@pytest.mark.parametrize("name", ["chefer", "gradcam-attention"])
+def test_small_gradients_of_attention_survive_half_precision(name):
+    images, targets = tiny_batch()
+    model = tiny_model("vit")
+    with torch.no_grad():
+        for layer in (model.model.blocks[-1].attn.proj, model.model.head):
+            layer.weight.mul_(1e-3)
+    expected = create_attribution(name, model)(images, targets)
+    with half(torch.float16):
+        maps = create_attribution(name, model)(images, targets)
+    assert (maps - expected).norm() < 0.02 * expected.norm()
+
+
 def test_an_image_with_large_gradients_does_not_change_its_neighbours():
     class Steep(nn.Module):
         def forward(self, images):
