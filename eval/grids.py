@@ -107,7 +107,7 @@ class GridSamples(Dataset[Any]):
         if any("image" not in cell for cell in cells):
             return {"index": grid}
         images = torch.stack([torch.as_tensor(cell["image"]) for cell in cells])
-        return {"image": images, "label": torch.as_tensor(self.compositions.labels[grid]), "index": grid}
+        return {"image": images, "label": torch.tensor(self.compositions.labels[grid]), "index": grid}
 
 
 def grid_batches(
@@ -379,7 +379,7 @@ class GridEvaluation:
         return rows
 
     def cautions(self, accuracy: list[dict[str, Any]]) -> list[str]:
-        """What the numbers can't bear: few grids, heads that are mostly wrong."""
+        """What the numbers can't bear: few grids, heads nearer to chance than to certainty."""
         lines = {}
         for row in accuracy:
             lines |= dict.fromkeys(caution_count(row["n"], "grids"))

@@ -149,7 +149,7 @@ def correlate(smoothed: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
         each = np.argsort(positions, kind="stable").reshape(len(grids), -1)
         draws = np.random.default_rng(seed).integers(len(grids), size=(RESAMPLES, len(grids)))
         samples = torch.from_numpy(each[draws].reshape(RESAMPLES, -1))
-        target = torch.from_numpy(reference["localization"].to_numpy())
+        target = torch.from_numpy(reference["localization"].to_numpy().copy())
         for (name, layer, _), part in own.groupby(["attribution", "layer", "kernel"], sort=False):
             values = torch.from_numpy(part.sort_values(["index", "cell"])["localization"].to_numpy().copy())
             rho = float(spearman_rows(values[None], target[None]))

@@ -20,15 +20,15 @@ from lightning.fabric import Fabric
 import data.loading
 import eval.grids
 import eval.runner
-from backbones import create_segmenter
 from checkpoints import save_checkpoint, save_segmenter
 from core import DeletionSpec
 from core.cli import run_command
 from core.results import write_json
-from data import normalize, open_data, open_segmentation_data
+from data import open_data
 from difull import make_compositions
 from eval import aggatt, dea, difull, idsds, leakage, mlatt
 from tests.reference.networks import small_resnet
+from tests.reference.tiny_models import tiny_segmenter
 from training import patch_finetune, segmentation_finetune
 
 EVALUATIONS = {
@@ -251,7 +251,7 @@ def places(tmp_path_factory):
     digits = [str(digit) for digit in range(10)]
     save_checkpoint(folder / "classifier", small_resnet(10), deletion=DeletionSpec(), classes=digits, training={})
     names = ["background", *digits]
-    save_segmenter(folder / "segmenter", _undecided(), deletion=DeletionSpec(), classes=names, training={})
+    save_segmenter(folder / "segmenter", tiny_segmenter(), deletion=DeletionSpec(), classes=names, training={})
     torch.save({"weight": torch.zeros(1)}, folder / "weights.pth")
     validation = open_data("digits", "val", count=60)
     labels = np.array([validation.label(index) for index in range(60)])
@@ -262,20 +262,6 @@ def places(tmp_path_factory):
         "CHECKPOINT": folder / "classifier",
         "SEGMENTER": folder / "segmenter",
     }
-
-
-def _undecided():
-    """An untrained segmentation network whose classes all win somewhere."""
-    torch.manual_seed(3)
-    shape = {"channels": [8, 8, 16, 16], "stem_width": 8, "skip": "layer1", "zero_init_last": False}
-    model = create_segmenter("resnet10t", 11, input_size=32, **shape).eval()
-    scenes = open_segmentation_data("digits", size=32, count=8)
-    images = normalize(torch.stack([scenes.image(index) for index in range(8)]), model.data_config)
-    with torch.no_grad():
-        dense = model(images)
-        model.classifier.weight /= dense.std()
-        model.classifier.bias -= dense.mean(dim=(0, 2, 3)) / dense.std()
-    return model
 
 
 def own_model(command, places):

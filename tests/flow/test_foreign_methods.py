@@ -15,7 +15,7 @@ from eval.dea import DeaOptions
 from eval.dea import evaluate as evaluate_dea
 from eval.idsds import IdsdsOptions, evaluate
 from tests.reference.networks import small_resnet
-from tests.reference.segmenters import winning_segmenter
+from tests.reference.tiny_models import tiny_segmenter
 
 OWN = """
 import torch
@@ -107,7 +107,7 @@ def room(tmp_path_factory):
     folder = tmp_path_factory.mktemp("room")
     classes = [str(digit) for digit in range(10)]
     save_checkpoint(folder / "model", small_resnet(10), deletion=None, classes=classes, training={})
-    save_segmenter(folder / "fcn", winning_segmenter(), deletion=None, classes=["background", *classes], training={})
+    save_segmenter(folder / "fcn", tiny_segmenter(), deletion=None, classes=["background", *classes], training={})
     (folder / "own.py").write_text(OWN)
     return folder
 
