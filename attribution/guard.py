@@ -44,16 +44,41 @@ class Guarded:
 @contextmanager
 def unchanged(model: nn.Module, name: str) -> Iterator[None]:
     """Raise InputError if the block, the work of attribution `name`, changes the model's weights or mode."""
-    modes, before = [module.training for module in model.modules()], fingerprint(model)
+    modes, before, make = [module.training for module in model.modules()], fingerprint(model), makeup(model)
     yield
     if [module.training for module in model.modules()] != modes:
         raise InputError(
             f"attribution {name} left the model in another mode; call .train() and .eval() on a copy of it"
         )
+    made = makeup(model)
+    if made != make:
+        path = next(path for path in [*make, *made] if make.get(path) != made.get(path)) or "the network itself"
+        raise InputError(
+            f"attribution {name} left a hook, another function or another setting at {path}; remove it again, or "
+            "change a copy: copy.deepcopy(model)"
+        )
     after = fingerprint(model)
     if after != before:
         changed = next(key for key in [*before, *after] if before.get(key) != after.get(key))
         raise InputError(f"attribution {name} changed the model's {changed}; change a copy of it: copy.deepcopy(model)")
+
+
+def makeup(model: nn.Module) -> dict[str, tuple[Any, ...]]:
+    """Path of each module -> which module it is, its hooks, a `forward` of its own, its plain settings."""
+    return {
+        path: (
+            id(module),
+            type(module),
+            [(key, list(value)) for key, value in vars(module).items() if "hooks" in key and isinstance(value, dict)],
+            id(vars(module).get("forward")),
+            [
+                (key, value)
+                for key, value in vars(module).items()
+                if isinstance(value, bool | int | float | str) and not key.startswith("_") and key != "training"
+            ],
+        )
+        for path, module in model.named_modules()
+    }
 
 
 def fingerprint(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -70,9 +95,9 @@ def fingerprint(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def checksum(tensor: Tensor) -> Tensor:
-    """A sum of a tensor's bits, int64 (), each word weighted by a keyed number for its place in a row of 65536.
+    """A sum of a tensor's bits, int64 (), each word weighted by a keyed number for its place: its row and column.
 
-    Exact integer arithmetic modulo 2⁶⁴: a change of one bit always shows.
+    Exact integer arithmetic modulo 2⁶⁴: a change of one bit always shows, and so does an exchange of two words.
     """
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
@@ -82,5 +107,6 @@ def checksum(tensor: Tensor) -> Tensor:
     rest = words[whole:].long()
     total = (rest * weights[: len(rest)]).sum()
     if whole:
-        total = total + (words[:whole].view(-1, COLUMNS).sum(dim=0, dtype=torch.int64) * weights).sum()
+        for row, part in enumerate(words[:whole].view(-1, COLUMNS)):
+            total = total + (part.long() * weights).sum() * (make_keys(1, row, device=tensor.device) | 1)
     return total

@@ -195,7 +195,8 @@ def interpolate_axis(grids: Tensor, start: Tensor, side: int, full: int, axis: i
     def values(index: Tensor) -> Tensor:
         return grids.gather(axis, index.view(shape).expand(spread))
 
-    return torch.lerp(values(low), values((low + 1).clamp(max=cells - 1)), (position - low).view(shape))
+    weight = (position - low).to(grids.dtype).view(shape)
+    return torch.lerp(values(low), values((low + 1).clamp(max=cells - 1)), weight)
 
 
 @register_attribution("rise-u", aliases=("RISE-U", "rise-uniform"))

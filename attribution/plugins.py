@@ -175,7 +175,7 @@ class _Head(nn.Module):
 
     def __init__(self, explain: Attribution):
         super().__init__()
-        self.split = explain.split
+        self.inner = explain.split
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.split.rest(images)
+        return self.inner.rest(images)

@@ -30,6 +30,8 @@ model = load_segmenter("{name}").backbone.eval()   # the folder"""
 model = timm.create_model("local-dir:{name}", pretrained=True)   # any folder name"""
     )
     command = "eval.dea" if segmentation else "eval.idsds"
+    kind, _, path = training.get("data", {}).get("name", "").partition(":")
+    data = f" --data {kind}:PATH" if path else ""
     return f"""---
 {library}tags: [{tags}]
 ---
@@ -54,7 +56,7 @@ Trained on `{training.get("data", {}).get("name", "unknown")}` at {config["pretr
 ```
 
 ```sh
-python -m {command} --model {name}
+python -m {command} --model {name}{data}
 ```
 
 ## Settings

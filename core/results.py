@@ -160,9 +160,10 @@ def check_out(
     """
     target = out.expanduser().resolve()
     for given, path in _paths_of(inputs):
-        parts = [part for part in (path / "train", path / "val") if ":" in given and part.is_dir()] or [path]
+        splits = [(path / name).resolve() for name in ("train", "val") if ":" in given and (path / name).is_dir()]
+        parts = splits or [path]
         inside = any(part in (target, *target.parents) for part in parts)  # beside the splits of a data set is fine
-        if path == target or inside or target in path.parents:
+        if target in (path, *parts) or inside or any(target in part.parents for part in (path, *parts)):
             how = "is" if path == target else "lies inside" if inside else "is above"
             raise InputError(f"--out {out} {how} {given}, which is read; choose another folder")
     above = next(folder for folder in (target, *target.parents) if folder.exists())

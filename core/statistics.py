@@ -73,17 +73,19 @@ EXACT = 12
 """Up to so many differences that aren't zero, a signed-rank test goes through all signs."""
 
 
-def signed_rank_test(differences: NDArray[np.floating]) -> tuple[float, float]:
+def signed_rank_test(differences: NDArray[np.floating], scale: float | None = None) -> tuple[float, float]:
     """Wilcoxon's signed-rank test of paired differences, zeros after Pratt: two-sided p, and the rank sum in [-1, 1].
 
     Zeros take part in the ranking and are then left out (Pratt 1959). Splitting their ranks between
     the signs instead (scipy's `zsplit`) lets them speak for "no difference": where most pairs tie, as
     maps that are exactly local do, 20 gains without a loss among 500 pairs read p = .09 and not 2e-6. With few
     differences left the p-value is that of all their signs; the normal approximation would be too small.
-    NaN is left out; p is 1 where nothing differs. Differences that rounding alone tells apart are equal.
+    NaN is left out; p is 1 where nothing differs. Differences that rounding alone tells apart are equal; it is
+    relative to `scale`, the largest of the values that were subtracted, or else to the largest difference.
     """
     differences = np.asarray(differences, dtype=np.float64)
-    differences = settle(torch.from_numpy(differences[~np.isnan(differences)])[None])[0].numpy()
+    kept = torch.from_numpy(differences[~np.isnan(differences)])[None]
+    differences = settle(kept, None if scale is None else torch.tensor([scale]))[0].numpy()
     ranks = stats.rankdata(np.abs(differences))[differences != 0]
     signs = np.sign(differences[differences != 0])
     if not len(ranks):
@@ -105,10 +107,17 @@ def paired_tests(scores: Mapping[str, NDArray[np.floating]]) -> tuple[list[str],
     names = list(scores)
     matrix = np.full((len(names), len(names)), np.nan)
     upper = list(zip(*np.triu_indices(len(names), 1), strict=True))
-    p_values = [signed_rank_test(np.asarray(scores[names[i]]) - np.asarray(scores[names[j]]))[0] for i, j in upper]
+    p_values = [_compare(scores[names[i]], scores[names[j]])[0] for i, j in upper]
     for (i, j), p in zip(upper, holm(np.array(p_values)), strict=True):
         matrix[i, j] = matrix[j, i] = p
     return names, matrix
+
+
+def _compare(a: NDArray[np.floating], b: NDArray[np.floating]) -> tuple[float, float]:
+    """`signed_rank_test` of a − b."""
+    a, b = (np.asarray(values, dtype=np.float64) for values in (a, b))
+    known = np.abs(np.concatenate([a, b]))
+    return signed_rank_test(a - b, float(np.max(known[~np.isnan(known)], initial=0)))
 
 
 def compare_with_control(
@@ -131,6 +140,6 @@ def compare_with_control(
         mean = float(differences.mean()) if len(differences) else float("nan")
         sign = 1 if higher_is_better else -1
         p = float(matrix[row, names.index(control)])
-        better = sign * mean > 0 and sign * signed_rank_test(differences)[1] > 0
+        better = sign * mean > 0 and sign * _compare(scores[name], scores[control])[1] > 0
         found[name] = {"difference": mean, "p": p, "above": bool(better and p < level)}
     return found

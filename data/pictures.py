@@ -17,8 +17,8 @@ _PHOTOMETRIC, _PLANAR, _BITS = 262, 284, 258
 def read_image(path: Path) -> Image.Image:
     """Decode a file as RGB, 8 bits.
 
-    16 bits are scaled so that 65535 is white, in grey as in colour. Floating point is read with 1 as
-    white. Transparency is dropped: a pixel has the colour that lies under it, as with torchvision's
+    16 bits are scaled so that 65535 is white, in grey as in colour, 12 so that 4095 is. Floating point
+    is read with 1 as white. Transparency is dropped: a pixel has the colour that lies under it, as with torchvision's
     folders. The orientation that a camera noted (EXIF) is left alone, and of several frames the
     first is taken.
 
@@ -41,7 +41,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         raise ValueError("16 bits in separate planes, which Pillow misreads; save it with interleaved channels")
     mode = picture.mode
     if mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM")):
-        white = 65535.0
+        white = 2.0 ** max(tags.get(_BITS, (16,))) - 1
     elif mode == "F":
         white = 1.0
     elif mode == "I":

@@ -27,6 +27,10 @@ SHAPES_ONLY = {
     *(aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty_strided),
 }
 """Operations that read the shape of a tensor and none of its values."""
+UNWRITTEN = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
+"""Operations that give memory as it was left, by this call or an earlier one."""
+OVERWRITES = {aten.fill_, aten.zero_, aten.bernoulli_, aten.uniform_, aten.normal_, aten.random_, aten.exponential_}
+"""Operations that leave nothing of what was in the tensor they write."""
 DECISIONS = {aten._local_scalar_dense, aten.is_nonzero, aten.equal, aten.nonzero, aten.masked_select, aten.item}
 """Operations that hand values, or a number of them, to the code that runs next."""
 
@@ -96,7 +100,8 @@ class Dataflow(TorchDispatchMode):
         arguments = {**dict(zip((a.name for a in func._schema.arguments), args, strict=False)), **(kwargs or {})}
         inputs = [tensor for value in arguments.values() for tensor in _tensors(value)]
         packet = func.overloadpacket
-        everything = 0 if packet in SHAPES_ONLY else _union_of(self.union(tensor) for tensor in inputs)
+        read = inputs[1:] if packet in OVERWRITES else inputs
+        everything = 0 if packet in SHAPES_ONLY else _union_of(self.union(tensor) for tensor in read)
         written = [t for a in func._schema.arguments if _writes(a) for t in _tensors(arguments.get(a.name))]
         if arguments.get("training") is True or arguments.get("train") is True:
             self.doubts.setdefault(f"{packet.__name__} runs in training mode")
@@ -105,7 +110,7 @@ class Dataflow(TorchDispatchMode):
         if packet in DECISIONS and everything:
             self.decided |= everything
             self.doubts.setdefault("its code decides by values of the input")
-        made = self._moved(packet, arguments, inputs)
+        made = self.earlier if packet in UNWRITTEN else self._moved(packet, arguments, inputs)
         result = _shortcut(packet, arguments)
         result = func(*args, **(kwargs or {})) if result is None else result
         for tensor in written:

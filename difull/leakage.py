@@ -140,6 +140,8 @@ def _test_head(
             trial.derive()
             trial.beside(chosen)
         if not region.all():
+            for trial in trials if not by_construction else ():
+                trial.with_gradients(chosen)
             _intervene(trials, chosen, 0 if by_construction else tries, seed)
         notes = []
         if pristine is None:
@@ -212,6 +214,22 @@ class _Trial:
     def logits(self, images: Tensor) -> Tensor:
         with torch.no_grad():
             return seeded(self.run, images.clone())
+
+    def with_gradients(self, contents: Tensor) -> None:
+        """As training and gradient methods run it: other content elsewhere must leave these logits as they are, too."""
+        grids = self.images[:1].expand(len(contents), *self.images.shape[1:])
+        try:
+            with torch.enable_grad():
+                clean, changed = (
+                    seeded(self.run, images.clone().requires_grad_()).detach()
+                    for images in (grids, self.elsewhere(grids, contents))
+                )
+        except Exception:
+            self.refused += len(contents)
+            return
+        changes = _change(changed, clean)
+        self.change = max(self.change, float(changes.max()))
+        self.leaking += [(contents[number], len(contents)) for number in changes.nonzero().flatten()[:1].tolist()]
 
     def elsewhere(self, images: Tensor, content: Tensor) -> Tensor:
         """The images with other content where nothing may matter."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,8 @@ MOST_CELLS = 62
 """Labels are bits of an int64: one per cell, and one for earlier calls."""
 
 LIMITS = (
-    "the proof holds for the batch sizes traced, and for code that decides by nothing but shapes and settings: "
+    "the proof holds for the batch sizes traced, with and without gradients, not under autocast, and for code that "
+    "decides by nothing but shapes and settings: "
     "Python that looks at a clock, a generator or a counter outside the modules isn't seen by a trace, nor are bytes "
     "that are copied from storage to storage past torch's operations"
 )
@@ -58,9 +60,9 @@ def trace_structure(setting: GridSetting, images: Tensor) -> Structure:
     # The original's tensors are constants too: a closure may hold on to them through a copy.
     flow, found = Dataflow([setting, fresh], 1 << setting.cells), dict[str, None]()
     fakes, states = FakeTensorMode(allow_non_fake_inputs=True), []
-    for again in (sizes, sizes[:1]):
-        for size in again:
-            found |= dict.fromkeys(_trace(fresh, images, size, flow, fakes))
+    for again in ([(size, False) for size in sizes], [(sizes[0], True)]):
+        for size, with_gradients in again:
+            found |= dict.fromkeys(_trace(fresh, images, size, with_gradients, flow, fakes))
         states.append(_state(fresh))
     doubts = [*flow.doubts]
     if any(module.training for module in setting.backbone.modules()):
@@ -107,7 +109,9 @@ def through(setting: GridSetting, layer: str, cell: int, images: Tensor) -> Tens
     return split.rest(split.stem(images))
 
 
-def _trace(setting: GridSetting, images: Tensor, size: int, flow: Dataflow, fakes: FakeTensorMode) -> list[str]:
+def _trace(
+    setting: GridSetting, images: Tensor, size: int, with_gradients: bool, flow: Dataflow, fakes: FakeTensorMode
+) -> list[str]:
     """What reaches a head of what it mustn't see, in words; what can't be told goes to the flow's doubts."""
     found = []
     shape = (size, *images.shape[1:])
@@ -115,8 +119,8 @@ def _trace(setting: GridSetting, images: Tensor, size: int, flow: Dataflow, fake
         flow.forget()
         heads: Sequence[Tensor] = ()
         try:
-            with torch.no_grad(), fakes, flow:
-                grid = torch.empty(shape, dtype=images.dtype, device=images.device)
+            with torch.set_grad_enabled(with_gradients), fakes, flow:
+                grid = torch.empty(shape, dtype=images.dtype, device=images.device, requires_grad=with_gradients)
                 flow.label(grid, cell_labels(shape, setting.scale))
                 logits = call.run(grid)
                 heads = logits.unbind(1) if call.cell is None else (logits,)
@@ -156,10 +160,14 @@ def _frozen(value: Any, depth: int) -> Any:
         return id(value), value._version
     if depth and isinstance(value, dict):
         return [(str(key), _frozen(each, depth - 1)) for key, each in value.items()]
-    if depth and isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if depth and isinstance(value, (list, tuple, set, frozenset, deque)):
         return [_frozen(each, depth - 1) for each in value]
     if isinstance(value, (bool, int, float, str, bytes, type(None))):
         return value
+    if depth and not isinstance(value, type) and not callable(value) and hasattr(value, "__dict__"):
+        return id(value), _frozen(vars(value), depth - 1)
     return id(value)
 
 

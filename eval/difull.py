@@ -96,7 +96,8 @@ class DifullEvaluation(GridEvaluation):
         values = {"localization": localization_score(maps, cell, case.scale, **how, undefined=torch.nan)}
         if not isinstance(case.setting, GridPG):
             region = self.regions.get((case.stem, cell, method.layer))
-            values["impossible_attribution"] = impossible_attribution(maps, cell, case.scale, region, torch.nan)
+            if region is None or not region.all():  # where everything can matter, nothing is impossible
+                values["impossible_attribution"] = impossible_attribution(maps, cell, case.scale, region, torch.nan)
         self.rows += [
             pd.DataFrame(
                 {
@@ -249,7 +250,7 @@ def draw(folder: Path, table: pd.DataFrame, scores: list[GridScore], cases: list
                 for layer in order
             }
             chance = 1 / case.scale**2 if metric == "localization" else None
-            figure = box_figure(panels, chance, f"{case.title}: {label} per map", label)
+            figure = box_figure(panels, chance, f"{case.title}: {label} per map, where defined", label)
             save_figure(figure, folder / f"{metric}-{case.stem}.png")
     for metric, label in labels.items():
         values, methods, columns = score_matrix(scores, metric)

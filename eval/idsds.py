@@ -24,7 +24,15 @@ from core.statistics import compare_with_control, paired_tests
 from eval import plots
 from eval.domain import DomainRecord, evidence_of
 from eval.options import EvaluationOptions
-from eval.report import CONTROL, TEST, caution_accuracy, caution_count, print_attributions, print_ranking
+from eval.report import (
+    CONTROL,
+    TEST,
+    caution_accuracy,
+    caution_baseline,
+    caution_count,
+    print_attributions,
+    print_ranking,
+)
 from eval.runner import ImageBatch, Method, Runner, make_methods
 from idsds import cell_sums, drop_scale, drops_of, incremental_deletion, outputs_of, rank_correlation
 
@@ -299,6 +307,7 @@ class IdsdsEvaluation:
         cautions = caution_count(table["index"].nunique()) + caution_accuracy(
             "the model", self._accuracy(table), len(self.runner.data.classes)
         )
+        cautions += caution_baseline(evidence)
         if not single:
             settings |= {"order": options.order, "steps": options.steps, "reattribute": options.reattribute}
         with options.result_folder() as folder:

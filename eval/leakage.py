@@ -189,11 +189,14 @@ def recorded_brightness(record: pd.DataFrame, runner: Runner, deletion: Deletion
 
 
 def audit_masks(runner: Runner, options: LeakageOptions, deletion: DeletionSpec) -> dict[str, MaskLeakage]:
-    """What the choice of the patch told of label and brightness in a real run; empty without a record."""
+    """What the choice of the patch told of label and brightness in a real run; empty without a record of any."""
     folder = options.deletions or Path(options.model).expanduser() / "deletions"
     if options.deletions is None and not folder.is_dir():
         return {}
     record = read_deletions(folder)
+    if (record["cell"] < 0).all():
+        print(f"choice of the patch: nothing to test, {folder} records no deletion")
+        return {}
     columns = {name: torch.from_numpy(record[name].to_numpy().copy()) for name in ("cell", "label")}
     audits = {"label": mask_leakage(columns["cell"], columns["label"], seed=options.seed)}
     keys = make_keys(options.seed, *(torch.from_numpy(record[name].to_numpy().copy()) for name in ("epoch", "index")))
@@ -267,8 +270,8 @@ def print_proofs(proofs: list[LeakageProof], audits: dict[str, MaskLeakage]) -> 
             print(f"{proof.subject}: found: {finding}")
     for note in dict.fromkeys(note for proof in proofs for note in proof.notes):
         print(note)
-    for audit in audits.values():
-        print(audit.report)
+    for report in dict.fromkeys(audit.report for audit in audits.values()):
+        print(report)
 
 
 if __name__ == "__main__":

@@ -73,10 +73,34 @@ def caution_accuracy(who: str, accuracy: float, classes: int) -> list[str]:
     ]
 
 
+def caution_baseline(evidence: dict[str, Any]) -> list[str]:
+    """A line, if deletion costs a model more than it costs the baseline that it is compared with."""
+    if "baseline" not in evidence:
+        return []
+    own, other = (evidence[name]["accuracy"] - evidence[name]["accuracy_deleted"] for name in ("model", "baseline"))
+    if own < other:
+        return []
+    return [
+        f"deleting a cell costs the model {own:.3f} accuracy and its baseline {other:.3f}: nothing shows that deletion "
+        "is more in the model's domain"
+    ]
+
+
 def not_above_control(label: str, tests: dict[str, Any]) -> bool:
     """Whether the paired test doesn't show a method above the control, which never saw the model."""
     found = tests[f"against_{CONTROL}"].get(label)
     return found is not None and label != "random" and not found["above"]
+
+
+def describe_protocol(settings: dict[str, Any]) -> str:
+    """What a score is of, for the head of a table: cells or steps, what is explained, and which preset."""
+    if "order" in settings:
+        better = "higher" if settings["order"] == "ascending" else "lower"
+        text = f"{settings['steps']} steps, {settings['order']} ({better} is better)"
+    else:
+        text = f"{settings['grid'][0]}×{settings['grid'][1]} cells"
+    text += "" if settings["output"] == "logit" else f", of the {settings['output']}"
+    return text + (f", methods as published ({settings['published']})" if settings["published"] else "")
 
 
 def print_ranking(summary: dict[str, Any]) -> None:
@@ -86,7 +110,7 @@ def print_ranking(summary: dict[str, Any]) -> None:
         f"\n{scores[0]['metric']} of {model['name']} on {summary['data']['name']} ({summary['data']['split']}), ",
         end="",
     )
-    print(f"{settings['grid'][0]}×{settings['grid'][1]} cells, fill {settings['fill']}", end="")
+    print(f"{describe_protocol(settings)}, fill {settings['fill']}", end="")
     print(" (LEAKS the deleted pixels)" if settings["fill_leaks"] else "")
     rows = []
     for rank, score in enumerate(scores, start=1):
@@ -103,7 +127,9 @@ def print_ranking(summary: dict[str, Any]) -> None:
                 str(score["n_undefined"]),
                 number(per_image, 2),
                 passes,
-                f"not above {CONTROL}" if not_above_control(score_label(score), summary["tests"]) else "",
+                f"not above {CONTROL}"
+                if score["n"] >= FEW and not_above_control(score_label(score), summary["tests"])
+                else "",
             )
         )
     header = ("attribution", "layer", "mean", "95% interval", "defined", "n", "undefined", "ms/image", "passes", "")

@@ -62,6 +62,21 @@ def replaces(model, images, targets):
             module.weight = torch.nn.Parameter(torch.zeros_like(module.weight))
     return images
 
+def hooks(model, images, targets):
+    list(model.modules())[-1].register_forward_hook(lambda module, given, output: output * 0.3)
+    return images
+
+def forwards(model, images, targets):
+    run = model.forward
+    model.forward = lambda images: run(images * 0.3)
+    return images
+
+def settings(model, images, targets):
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = 5.0
+    return images
+
 def factory(model, layer=None):
     def explain(images, targets):
         with torch.no_grad():
@@ -94,6 +109,9 @@ CULPRITS = {
     "statistics": "running_mean",
     "trains": "another mode",
     "replaces": "weight",
+    "hooks": "left a hook",
+    "forwards": "left a hook, another function",
+    "settings": "another setting",
     "factory": "weight",
     "at_once": "another mode",
     "Method": "running_mean",
@@ -233,3 +251,11 @@ def test_what_commands_read_is_the_methods_own(room):
     explain = create_attribution(f"{room}/own.py:honest|abs", backbone)
     assert (explain.layer, explain.upsample) == ("input", "bilinear")
     assert json.dumps(list(explain.passes)) == "[NaN, NaN]"
+
+
+@pytest.mark.parametrize("moved", [1, 128])
+def test_words_that_change_places_show(moved):
+    layer = torch.nn.Conv2d(512, 256, 1)
+    before = fingerprint(layer)
+    layer.weight.data = layer.weight.data.roll(moved, 0)
+    assert fingerprint(layer) != before

@@ -78,7 +78,7 @@ def test_summary_has_the_schema(scored):
     summary = summary_of(scored)
     assert (summary["schema"], summary["protocol"]) == (1, "difull")
     assert summary["settings"]["grids"] == {"corners 2×2": GRIDS, "distinct 2×2": GRIDS}
-    assert len(summary["scores"]) == 9 * (3 + 2)
+    assert len(summary["scores"]) == 9 * (3 + 2) - 3  # this DiPart sees the whole grid from the input
     for entry in summary["scores"]:
         assert entry["metric"] in ("localization", "impossible_attribution")
         assert entry["n"] == GRIDS * (4 if entry["setting"] == "gridpg" else 2)
@@ -442,3 +442,21 @@ def test_mlatt_lists_and_records_how_it_scores(checkpoint, files, tmp_path, caps
     assert [row["localization"] for row in summary["correlations"]] == pytest.approx(means)
     assert any("5 grids: too few" in line for line in summary["cautions"])
     assert any(line.startswith("heads of difull 2×2: accuracy") for line in summary["cautions"])
+
+
+def test_where_everything_can_matter_nothing_is_impossible(checkpoint, files, tmp_path):
+    arguments = ["--model", checkpoint, "--compositions", files, "--setting", "difull", "dipart"]
+    assert run("difull", *arguments, "--attributions", "random", "--out", tmp_path / "run") == 0
+    summary = summary_of(tmp_path / "run")
+    assert set(summary["share_that_can_matter"].values()) == {1.0}
+    told = {entry["setting"] for entry in summary["scores"] if entry["metric"] == "impossible_attribution"}
+    assert told == {"difull"}
+
+
+def test_a_record_without_deletions_is_no_evidence(composed, tmp_path, capsys):
+    (file,) = (composed / "deletions").glob("*.parquet")
+    (tmp_path / "record").mkdir()
+    pd.read_parquet(file).assign(cell=-1).to_parquet(tmp_path / "record" / "epoch000.parquet")
+    run("leakage", *AUDIT, "--model", composed, "--deletions", tmp_path / "record", "--out", tmp_path / "run")
+    assert summary_of(tmp_path / "run")["masks"] == []
+    assert "records no deletion" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Settings that leak, each in its own way, and the clean ones that are easily mistaken for them."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -147,6 +148,40 @@ def pool_upsample_cnn(mode="nearest"):
     return Backbone(nn.Sequential(*layers), head, {"middle": "3"}).eval()
 
 
+class LeaksWithGradients(DiFull):
+    """Only where autograd is on, as in training and in every gradient method."""
+
+    def split(self, layer="input", cell=0):
+        split = super().split(layer, cell)
+        if layer != "input":
+            return split
+        return type(split)(
+            layer,
+            split.stem,
+            lambda x: split.rest(x) + (context(x, cell) if torch.is_grad_enabled() else 0),
+            split.to_map,
+        )
+
+
+class ReadsUnwritten(nn.Module):
+    """Memory as it was left, wherever a rare condition holds."""
+
+    def forward(self, x):
+        return torch.where(x.mean(dim=(1, 2, 3), keepdim=True) > 50, torch.empty_like(x), x)
+
+
+class CountsInAnArray(nn.Module):
+    """A counter that is no plain value; what it would do after many calls no test can see."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = np.zeros(1)
+
+    def forward(self, x):
+        self.calls += 1
+        return x
+
+
 LEAKY = {
     "in forward only": lambda: LeaksInForward(plain_cnn(), 2),
     "in heads only": lambda: LeaksInHeads(plain_cnn(), 2),
@@ -154,6 +189,7 @@ LEAKY = {
     "in batches of one only": lambda: LeaksAlone(plain_cnn(), 2),
     "in one cell only": lambda: LeaksInTheThirdHead(plain_cnn(), 2),
     "near constants of ±1 only": lambda: LeaksNearOne(plain_cnn(), 2),
+    "with gradients only": lambda: LeaksWithGradients(plain_cnn(), 2),
     "a memo of the first context": lambda: Memo(plain_cnn(), 2),
     "a memo in a buffer": lambda: MemoInBuffer(plain_cnn(), 2),
     "a rare trigger": lambda: RareTrigger(plain_cnn(), 2),

@@ -185,3 +185,15 @@ def test_an_unknown_baseline_is_refused():
     images, targets = tiny_batch(1, side=12)
     with pytest.raises(InputError, match="baseline"):
         create_attribution("rise(baseline=blue)", tiny_model("plain"))(images, targets)
+
+
+def test_rise_runs_where_double_is_the_default_type():
+    """As Lightning makes it for `--precision 64-true`."""
+    model, (images, targets) = tiny_model("resnet").double(), tiny_batch(1, dtype=torch.float64)
+    wanted = create_attribution("rise(masks=8)", model)(images, targets)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = create_attribution("rise(masks=8)", model)(images, targets)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)

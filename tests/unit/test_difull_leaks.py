@@ -17,11 +17,13 @@ from tests.reference.grids import MODELS, plain_cnn
 from tests.reference.leaky_settings import (
     CLEAN,
     LEAKY,
+    CountsInAnArray,
     LeaksInForward,
     LeaksInTheThirdHead,
     LeaksPastTensors,
     Memo,
     RareTrigger,
+    ReadsUnwritten,
 )
 
 # Checking the types of what is called that often takes longer than the calls.
@@ -52,9 +54,15 @@ def test_a_memo_is_caught_by_intervention_on_fresh_copies():
 
 def test_what_goes_past_tensors_is_not_called_proven():
     proof = leakage_proof(LeaksPastTensors(plain_cnn(), 2), grids(), tries=1)
-    assert proof.structure is None
+    assert proof.structure is not True
     assert proof.verdict == "leaks"
     assert any("reads a storage past its tensors" in note for note in proof.notes)
+
+
+@pytest.mark.parametrize("layer", [ReadsUnwritten, CountsInAnArray])
+def test_memory_of_another_kind_is_not_called_proven(layer):
+    structure = trace_structure(DiFull(plain_cnn(layer()), 2), grids())
+    assert structure.holds is not True
 
 
 def test_other_seeds_try_other_contents(monkeypatch):
@@ -107,7 +115,7 @@ def test_what_is_clean_passes(name):
 def test_the_word_proof_is_kept_for_difull(name):
     side = 128 if name == "vit" else 64
     images = grids(side, 1)
-    assert trace_structure(DiFull(MODELS[name](), 2), images).holds is True
+    assert trace_structure(DiFull(MODELS[name]().eval(), 2), images).holds is True
     assert trace_structure(DiPart(MODELS[name](), 2), images).holds is None
     assert trace_structure(GridPG(MODELS[name](), 2), images).holds is None
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from core import InputError
 from data import CorruptImage, KeyedBatches, Samples, make_loader, open_data, open_segmentation_data
 from data.folders import FolderData, read_image
+from data.pictures import to_rgb
 from tests.reference.segmentation_folders import make_voc
 
 
@@ -310,3 +311,10 @@ def test_pictures_of_segmentation_are_read_by_the_same_rules(tmp_path, floating)
             data.image(0)
     else:
         assert data.image(0).getpixel((5, 5)) == (128, 128, 128)
+
+
+def test_twelve_bits_have_a_white_of_their_own():
+    """As cameras write them: Pillow hands the values over as they are, in 16 bits."""
+    picture = Image.fromarray(np.array([[0, 2048, 4095]], dtype=np.uint16))
+    picture.tag_v2 = {258: (12,), 262: 1}
+    assert np.asarray(to_rgb(picture))[0, :, 0].tolist() == [0, 128, 255]

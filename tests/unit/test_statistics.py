@@ -136,3 +136,11 @@ def test_a_control_is_compared_pair_by_pair():
     assert compare_with_control("contours", scores) == {}
     far = np.where(np.arange(40) < 2, 100.0, edge - 0.05)  # two images alone lift the mean
     assert not compare_with_control("edge", {"edge": edge, "far": far})["far"]["above"]
+
+
+def test_differences_of_rounding_are_none():
+    """Scores that differ by a unit in the last place are the same scores, whatever their differences' own size."""
+    scores = np.linspace(0.1, 0.9, 30)
+    _, matrix = paired_tests({"a": scores, "b": np.nextafter(scores, 1)})
+    assert matrix[0, 1] == 1
+    assert not compare_with_control("a", {"a": scores, "b": np.nextafter(scores, 1)})["b"]["above"]
