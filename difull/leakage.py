@@ -32,7 +32,7 @@ TOGETHER = 32
 """Grids in one pass."""
 
 KNOWN = 4
-"""Contents that are enough where a setting leaks by construction."""
+"""Contents, the extremes, that are enough where a setting leaks by construction."""
 
 BESIDE = 8
 """Contents that are tried in the other images of a batch."""
@@ -139,7 +139,7 @@ def _test_head(
     setting = setting if pristine is None else copy.deepcopy(pristine)
     with laboratory(setting, plain=not isinstance(setting, DiFull)):
         region, by_construction = possible_region(setting, images, cell)
-        chosen = chosen_contents(images, seed)[: KNOWN if by_construction else None]
+        chosen = chosen_contents(images, seed)[-KNOWN if by_construction else 0 :]
         trials = [_Trial(name, run, images, region) for name, run in ways_to_logits(setting, cell).items()]
         for trial in trials:
             trial.taint()

@@ -95,9 +95,14 @@ class DifullEvaluation(GridEvaluation):
         how = self.scoring(method, batch)
         values = {"localization": localization_score(maps, cell, case.scale, **how, undefined=torch.nan)}
         if not isinstance(case.setting, GridPG):
-            region = self.regions.get((case.stem, cell, method.layer))
-            if region is None or not region.all():  # where everything can matter, nothing is impossible
-                values["impossible_attribution"] = impossible_attribution(maps, cell, case.scale, region, torch.nan)
+            regions = {head: self.regions.get((case.stem, head, method.layer)) for head in case.methods}
+            everything = {head: region is not None and bool(region.all()) for head, region in regions.items()}
+            if not all(everything.values()):
+                impossible = impossible_attribution(maps, cell, case.scale, regions[cell], torch.nan)
+                # Where everything can matter to a head, nothing is impossible, and none of it is right.
+                values["impossible_attribution"] = impossible.masked_fill(
+                    torch.tensor(everything[cell], device=impossible.device), torch.nan
+                )
         self.rows += [
             pd.DataFrame(
                 {
