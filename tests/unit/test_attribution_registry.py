@@ -24,6 +24,8 @@ DIFFERENCES = {"ablationcam", "occlusion", "region", "dea"}
 # Gradient × activation before a LayerNorm: a token's terms cancel to 3e-7 of themselves, since the norm takes no notice
 # of a token's scale. Rounding is relative to the terms: float64 keeps some 1e-9 of the map, bfloat16 nothing.
 CANCELLING = {("ega", "vit"), ("dea", "vit")}
+# They divide by sums of signed tokens, which come close to 0: what rounds at 1e-7 comes out at percents.
+QUOTIENTS = {("xgradcam", "vit"), ("cheferlrp", "vit")}
 TARGETLESS = {"random", "edge", "rollout"}
 CASES = [(name, family) for name in list_attributions() for family in FAMILIES]
 walk = pytest.mark.parametrize(("name", "family"), CASES)
@@ -80,9 +82,9 @@ def test_a_batch_equals_its_images_one_by_one(name, family):
     assert maps.isfinite().all()
     assert name in RECTIFIED or maps.flatten(1).std(dim=1).min() > 0
     tolerance = 1e-5
-    if name in DIFFERENCES:
+    if name in DIFFERENCES or (name, family) in CANCELLING | QUOTIENTS:
         explain = explainer(name, tiny_model(family).double())
-        images, tolerance = images.double(), 1e-6 if (name, family) in CANCELLING else 1e-9
+        images, tolerance = images.double(), 1e-6 if (name, family) in CANCELLING | QUOTIENTS else 1e-9
         maps = explain(images, targets)
     for i in range(3):
         assert close(explain(images[i : i + 1], targets[i : i + 1]), maps[i : i + 1], tolerance)
