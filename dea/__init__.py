@@ -1,39 +1,5 @@
 """Segmentation: does deleting what a map highlights change the target region, and only it?"""
 
-from attribution.dual_evidence import DualEvidence
-from backbones.segmentation_target import SegmentationTarget
-from dea.metric import DeletionDrops, InsertionScore, OffTargetMass, Stability
-from dea.metrics import (
-    FRACTIONS,
-    DeletionCurves,
-    deletion_curves,
-    deletion_drops,
-    insertion_scores,
-    mean_stability,
-    off_target_mass,
-    pixel_order,
-    stability,
-)
-from dea.pairs import Pairs, select_pairs
-from dea.perturbations import PERTURBATIONS
+import lazy_loader
 
-__all__ = [
-    "FRACTIONS",
-    "PERTURBATIONS",
-    "DeletionCurves",
-    "DeletionDrops",
-    "DualEvidence",
-    "InsertionScore",
-    "OffTargetMass",
-    "Pairs",
-    "SegmentationTarget",
-    "Stability",
-    "deletion_curves",
-    "deletion_drops",
-    "insertion_scores",
-    "mean_stability",
-    "off_target_mass",
-    "pixel_order",
-    "select_pairs",
-    "stability",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,16 +14,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from attribution import undisturbed
-from backbones import check_pairs
-from core.checks import check_images, check_maps, check_targets
-from core.deletion import fill_pixels
-from core.errors import InputError, unknown_name
-from core.keyed import content_keys
-from core.ranking import is_constant, ranked_positions
-from core.resize import resize_exactly
-from core.statistics import pearson_rows
 from dea.perturbations import PERTURBATIONS
+from faithfulness.attribution import frozen
+from faithfulness.backbones import check_pairs
+from faithfulness.core.checks import check_images, check_maps, check_targets
+from faithfulness.core.deletion import fill_pixels
+from faithfulness.core.errors import InputError, unknown_name
+from faithfulness.core.keyed import content_keys
+from faithfulness.core.ranking import is_constant, ranked_positions
+from faithfulness.core.resize import resize_exactly
+from faithfulness.core.statistics import pearson_rows
 
 FRACTIONS = tuple(percent / 100 for percent in range(5, 51, 5))
 """The protocol's shares of deleted pixels: 5, 10, …, 50 %."""
@@ -65,8 +65,8 @@ def deletion_drops(
         maps: signed attribution, at any size; brought to image size by `upsample`. Pixels with equal
             attribution go in a keyed order.
         fractions: shares of pixels in [0, 1]; q·H·W is rounded half up.
-        fill: as everywhere in the suite: `mean` (the image's mean colour over the kept pixels),
-            `zeros` (the data set's mean colour, for normalised images), `random` (one picture of
+        fill: as everywhere in the suite: `mean` (the image's mean color over the kept pixels),
+            `zeros` (the data set's mean color, for normalized images), `random` (one picture of
             noise per image for all fractions), `blur` (leaks).
         chunk: the most images that one forward pass takes.
     Returns:
@@ -74,6 +74,15 @@ def deletion_drops(
     Raises:
         InputError: shapes that don't fit, NaN in maps, fractions outside [0, 1], an unknown fill.
     Source: after Sakib et al. 2026; the formula is this suite's own.
+
+    >>> import torch
+    >>> from dea import deletion_drops
+    >>> images = torch.tensor([[[[0.0, 0.0], [2.0, 2.0]], [[2.0, 2.0], [0.0, 0.0]]]])
+    >>> regions = torch.tensor([[[True, True], [False, False]]])  # the upper row, of class 1
+    >>> maps = images[:, 1:]  # the evidence for class 1; a model whose logits are the channels of the image
+    >>> tdd, odd = deletion_drops(lambda x: x, images, regions, torch.tensor([1]), maps, (0.5,), fill="zeros")
+    >>> tdd, odd  # half the pixels are the upper row: sigmoid(2) falls to 1/2 there, and nothing changes below
+    (tensor([0.3808], dtype=torch.float64), tensor([0.], dtype=torch.float64))
     """
     curves = deletion_curves(model, images, regions, classes, maps, fractions, fill, upsample=upsample, chunk=chunk)
     return curves.target.mean(dim=1), curves.off_target.mean(dim=1)
@@ -146,6 +155,12 @@ def off_target_mass(maps: Float[Tensor, "b 1 h w"], regions: Bool[Tensor, "b hei
     A map coarser than the region is scored at its own resolution: a position counts as outside by
     the share of its pixels that lie outside, so nothing is smeared over the border. NaN where a map
     has no positive attribution. This metric is the suite's own.
+
+    >>> import torch
+    >>> from dea import off_target_mass
+    >>> maps = torch.tensor([[[[1.0, -5.0], [3.0, 0.0]]]])
+    >>> off_target_mass(maps, torch.tensor([[[True, True], [False, False]]]))
+    tensor([0.7500], dtype=torch.float64)
     """
     if regions.dim() != 3 or regions.dtype != torch.bool or len(regions) != len(maps):
         raise InputError(f"expected bool regions ({len(maps)}, H, W), got {regions.dtype} {tuple(regions.shape)}")
@@ -176,6 +191,15 @@ def stability(
         Values in [-1, 1], float64, higher is better; NaN where one of the two maps is constant.
     Raises:
         InputError: unknown perturbation; maps that are not finite (B, C, h, w).
+
+    >>> import torch
+    >>> from dea import stability
+    >>> def explain(images, classes):
+    ...     return images.sum(dim=1, keepdim=True)
+    >>> images = torch.arange(48.0).view(1, 3, 4, 4)
+    >>> found = stability(explain, images, torch.tensor([0]), perturbations=["brightness", "flip"])
+    >>> {name: round(float(correlation), 4) for name, correlation in found.items()}
+    {'brightness': 1.0, 'flip': 1.0}
     """
     check_images(images)
     names = list(PERTURBATIONS) if perturbations is None else list(perturbations)
@@ -212,7 +236,7 @@ def class_probabilities(model: Model, images: Tensor) -> Float[Tensor, "b k h w"
 def pixel_order(
     maps: Float[Tensor, "b 1 h w"], size: tuple[int, int], upsample: str = "bilinear"
 ) -> Int[Tensor, "b n"]:
-    """Rank of each pixel, 0 = most attributed, (B, H·W); ties go in a keyed order (`core.ranking`)."""
+    """Rank of each pixel, 0 = most attributed, (B, H·W); ties go in a keyed order (`faithfulness.core.ranking`)."""
     order = ranked_positions(resize_exactly(maps, size, upsample).flatten(1), descending=True)
     steps = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, steps)
@@ -276,7 +300,7 @@ def _top_masks(
 @contextlib.contextmanager
 def _evaluating(model: Model):
     """Evaluation mode without gradients; the model is left as it was."""
-    with torch.no_grad(), undisturbed(model) if isinstance(model, nn.Module) else contextlib.nullcontext():
+    with torch.no_grad(), frozen(model) if isinstance(model, nn.Module) else contextlib.nullcontext():
         yield
 
 

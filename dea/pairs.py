@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from core.errors import InputError
+from faithfulness.core.errors import InputError
 
 BACKGROUND, VOID = 0, 255
 REASONS = ("no target in the image", "class not predicted", "IoU too low", "area too small", "area too large")

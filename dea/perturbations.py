@@ -1,6 +1,6 @@
 """Small changes of an image that should leave its explanation as it is.
 
-The paper names the five kinds; their strengths are this suite's own, in units of normalised images
+The paper names the five kinds; their strengths are this suite's own, in units of normalized images
 (a standard deviation of the data set is 1).
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from core.errors import InputError
-from core.keyed import content_keys, keyed_normal, make_keys
+from faithfulness.core.errors import InputError
+from faithfulness.core.keyed import content_keys, keyed_normal, make_keys
 
 NOISE, BRIGHTNESS, CONTRAST = 0.1, 0.2, 0.8
 BLUR_KERNEL, BLUR_SIGMA = 5, 1.0

@@ -11,8 +11,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from backbones.split import Transform
-from core.errors import InputError
+from faithfulness.backbones.split import Transform
+from faithfulness.core.errors import InputError
 
 
 def _whole(value: Any) -> int | None:
@@ -52,6 +52,12 @@ def compose_grid(images: Float[Tensor, "*shape"], scale: int) -> Float[Tensor, "
         (B, C, scale·h, scale·w).
     Raises:
         InputError: another shape.
+
+    >>> import torch
+    >>> from difull import compose_grid
+    >>> compose_grid(torch.arange(4.0).view(4, 1, 1, 1), scale=2)
+    tensor([[[[0., 1.],
+              [2., 3.]]]])
     """
     cells = check_scale(scale) ** 2
     if images.dim() == 4 and len(images) % cells == 0:

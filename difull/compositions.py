@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.errors import InputError, unknown_name
-from core.keyed import keyed_uniform, make_keys
-from core.results import atomic_file
 from difull.cells import check_scale
 from difull.one_use import count_one_use, draw_one_use
+from faithfulness.core.errors import InputError, unknown_name
+from faithfulness.core.files import atomic_file
+from faithfulness.core.keyed import keyed_uniform, make_keys
 
 KINDS = ("distinct", "corners")
 """`distinct`: another class in every cell (GridPG). `corners`: the last cell repeats the first one's
@@ -56,10 +55,10 @@ class Compositions:
         cells = self.scale**2
         return tuple(range(cells)) if self.kind == "distinct" else (0, cells - 1)
 
-    def table(self) -> pd.DataFrame:
-        """A row per grid and cell: grid, cell, index, label."""
+    def table(self) -> pa.Table:
+        """A row per grid and cell: grid, cell, index, label; all int64."""
         grids, cells = self.indices.shape
-        return pd.DataFrame(
+        return pa.table(
             {
                 "grid": np.repeat(np.arange(grids), cells),
                 "cell": np.tile(np.arange(cells), grids),
@@ -70,9 +69,8 @@ class Compositions:
 
     def save(self, path: str | Path) -> None:
         """Write the table as parquet, whole or not at all, with scale, kind and `about` beside it."""
-        table = pa.Table.from_pandas(self.table(), preserve_index=False)
         meta = json.dumps({"scale": self.scale, "kind": self.kind, "about": self.about}, sort_keys=True)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _META: meta.encode()})
+        table = self.table().replace_schema_metadata({_META: meta.encode()})
         with atomic_file(Path(path)) as temporary:
             pq.write_table(table, temporary)
 
@@ -83,10 +81,10 @@ class Compositions:
             table = pq.read_table(path)
             meta = json.loads((table.schema.metadata or {})[_META])
             scale, kind = check_scale(meta["scale"]), meta["kind"]
-            frame = table.to_pandas().sort_values(["grid", "cell"])
-            shape = (-1, scale**2)
-            indices, labels = (frame[name].to_numpy(np.int64).reshape(shape) for name in ("index", "label"))
-            if kind not in KINDS or not (frame["cell"].to_numpy().reshape(shape) == np.arange(scale**2)).all():
+            columns = [_whole_numbers(table, name) for name in ("grid", "cell", "index", "label")]
+            order = np.lexsort((columns[1], columns[0]))
+            _, places, indices, labels = (column[order].reshape(-1, scale**2) for column in columns)
+            if kind not in KINDS or not (places == np.arange(scale**2)).all():
                 raise ValueError("cells are missing or repeated")
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{path} holds no compositions: {error}") from error
@@ -108,6 +106,14 @@ class Compositions:
             raise InputError(
                 f"the compositions belong to other data: {differ} of {self.indices.size} cells have another label there"
             )
+
+
+def _whole_numbers(table: pa.Table, name: str) -> NDArray[np.int64]:
+    """A column of a table; raises KeyError, ValueError or ArrowException unless it is one of whole numbers."""
+    column = table[name].cast(pa.int64())
+    if column.null_count:
+        raise ValueError(f"{column.null_count} rows have no {name}")
+    return column.to_numpy()
 
 
 def choose_confident(
@@ -143,12 +149,12 @@ def choose_confident(
     lowest = np.where(right, array[:, np.arange(len(known)), known].min(axis=0), -1.0)
     chosen = np.flatnonzero(lowest >= threshold)
 
-    def does(indices: NDArray[np.int64]) -> bool:
+    def suffices(indices: NDArray[np.int64]) -> bool:
         return len(indices) > 0 if scale is None else count_possible(known[indices], scale, kind, reuse) >= count
 
-    if does(chosen):
+    if suffices(chosen):
         return chosen
-    hint = _threshold_that_does(lowest, does)
+    hint = _highest_threshold(lowest, suffices)
     wanted = "" if scale is None else f" for {count} {kind} grid{'s' * (count != 1)} of {scale}×{scale}"
     wanted += "" if reuse else " without a common image"
     raise InputError(
@@ -158,13 +164,13 @@ def choose_confident(
     )
 
 
-def _threshold_that_does(lowest: NDArray[np.float64], does: Any) -> float | None:
+def _highest_threshold(lowest: NDArray[np.float64], suffices: Any) -> float | None:
     """The highest confidence at which enough images are left, rounded down; None if there is none."""
     levels = np.unique(lowest[lowest >= 0])[::-1]
     low, high = 0, len(levels)
     while low < high:
         middle = (low + high) // 2
-        if does(np.flatnonzero(lowest >= levels[middle])):
+        if suffices(np.flatnonzero(lowest >= levels[middle])):
             high = middle
         else:
             low = middle + 1
@@ -229,6 +235,15 @@ def make_compositions(
     Raises:
         InputError: more grids than the images allow; says how many images, classes and grids there are.
     Source: Rao et al. 2022, section 4.
+
+    >>> from difull import make_compositions
+    >>> grids = make_compositions(labels=[0, 0, 1, 2, 3, 3], eligible=range(6), scale=2, count=2)
+    >>> grids.indices
+    array([[1, 3, 5, 2],
+           [0, 5, 3, 2]])
+    >>> grids.labels
+    array([[0, 2, 3, 1],
+           [0, 3, 2, 1]])
     """
     known, cells = _labels(labels), check_scale(scale) ** 2
     _check_kind(kind)
@@ -247,18 +262,26 @@ def make_compositions(
     if not reuse:
         indices = np.array(draw_one_use(list(classes.values()), cells, kind, count, seed), dtype=np.int64)
         return Compositions(indices, known[indices], scale, kind, {"seed": seed, "reuse": False, **(about or {})})
+    grids = _draw_different(classes, cells, kind, count, seed)
+    if len(grids) < count:
+        raise InputError(
+            f"found only {len(grids)} of {count} {kind} grids in {DRAWS_PER_GRID * count} draws; {len(pool)} eligible "
+            f"images allow {possible}: ask for fewer, or lower the confidence threshold"
+        )
+    indices = np.array(grids, dtype=np.int64)
+    return Compositions(indices, known[indices], scale, kind, {"seed": seed, **(about or {})})
+
+
+def _draw_different(
+    classes: dict[int, NDArray[np.int64]], cells: int, kind: str, count: int, seed: int
+) -> list[tuple[int, ...]]:
+    """`count` different grids of sample indices in the order in which they are drawn; fewer if luck runs out."""
     found: dict[tuple[int, ...], None] = {}
     for draw in range(DRAWS_PER_GRID * count):
         found.setdefault(_draw_grid(classes, cells, kind, make_keys(seed, draw)))
         if len(found) == count:
             break
-    else:
-        raise InputError(
-            f"found only {len(found)} of {count} {kind} grids in {DRAWS_PER_GRID * count} draws; {len(pool)} eligible "
-            f"images allow {possible}: ask for fewer, or lower the confidence threshold"
-        )
-    indices = np.array(list(found), dtype=np.int64)
-    return Compositions(indices, known[indices], scale, kind, {"seed": seed, **(about or {})})
+    return list(found)
 
 
 def _draw_grid(classes: dict[int, NDArray[np.int64]], cells: int, kind: str, key: Tensor) -> tuple[int, ...]:

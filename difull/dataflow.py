@@ -88,7 +88,7 @@ class Dataflow(TorchDispatchMode):
         return _union(self.labels(tensor))
 
     def forget(self) -> None:
-        """From here on, whatever was labelled came from an earlier call."""
+        """From here on, whatever was labeled came from an earlier call."""
         self._storages = {
             key: (storage, width, self.earlier if _union(labels) else 0)
             for key, (storage, width, labels) in self._storages.items()
@@ -152,7 +152,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 @no_type_check
 def _shortcut(packet: Any, arguments: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor] | None:
-    """What normalisation by constants returns, without torch's slow way to find its shape; None for the rest."""
+    """What normalization by constants returns, without torch's slow way to find its shape; None for the rest."""
     if packet is not aten.native_batch_norm or arguments.get("training") is not False:
         return None
     empty = torch.empty_like(arguments["input"])

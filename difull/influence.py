@@ -8,22 +8,22 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from backbones.split import Transform, identity
-from core.errors import InputError
-from core.leakage import EXTREME, gradient_of_logits, seeded
 from difull.cells import check_cell, check_divides
-from difull.laboratory import laboratory
+from difull.direct_convolutions import direct_convolutions
 from difull.locality import receptive_field
 from difull.settings import DiPart, GridPG, GridSetting
+from faithfulness.backbones.split import Transform, identity
+from faithfulness.core.errors import InputError
+from faithfulness.core.leakage import EXTREME, gradient_of_logits, seeded
 
 
-def possible_region(
+def receptive_region(
     setting: GridSetting, images: Float[Tensor, "b c h w"], cell: int = 0
 ) -> tuple[Bool[Tensor, "h w"], tuple[str, ...]]:
     """The pixels that may matter to a head by construction, (H, W), and what breaks that construction.
 
     DiFull, and GridPG for want of any other claim: the cell. DiPart: the receptive field of the
-    head's part, from the reach of each step on a canvas of its own; with what is not local, by name.
+    head's part, from the extent of each step's kernel on a canvas of its own; with what is not local, by name.
     """
     check_divides(images.shape, setting.scale, "a grid of images")
     row, col = divmod(check_cell(cell, setting.scale), setting.scale)
@@ -35,13 +35,13 @@ def possible_region(
     elif isinstance(setting, DiPart):
         layout, _ = setting._cut("input")
         if layout.to_map is identity:
-            with laboratory(setting), torch.no_grad():
+            with direct_convolutions(setting), torch.no_grad():
                 features = layout.features(images[:1].clone())
                 tall, wide = (side // setting.scale for side in features.shape[-2:])
                 part_rows, part_cols = (row * tall, (row + 1) * tall - 1), (col * wide, (col + 1) * wide - 1)
-                reach = receptive_field(layout.steps, images[:1], part_rows, part_cols)
-            rows, cols = reach.rows, reach.cols
-            found = tuple(f"{names} reads the whole map" for names in by_kind(reach.not_local))
+                field = receptive_field(layout.steps, images[:1], part_rows, part_cols)
+            rows, cols = field.rows, field.cols
+            found = tuple(f"{names} reads the whole map" for names in by_kind(field.not_local))
         else:
             found = (f"the tokens of {setting.name} read each other across the whole grid",)
     region = torch.zeros(images.shape[-2:], dtype=torch.bool, device=images.device)
@@ -80,9 +80,18 @@ def influence_map(
         chunk: the most grids that one pass takes.
     Raises:
         InputError: blocks that don't divide the map.
+
+    >>> import torch
+    >>> from difull import DiFull, influence_map
+    >>> from faithfulness import create_backbone
+    >>> setting = DiFull(create_backbone("test_resnet", num_classes=3, input_size=64).eval(), scale=2)
+    >>> grids = torch.rand(1, 3, 128, 128)
+    >>> influence_map(setting, grids, cell=1, block=64)
+    tensor([[False,  True],
+            [False, False]])
     """
     split = setting.split(layer, cell)
-    with laboratory(setting), torch.no_grad():
+    with direct_convolutions(setting), torch.no_grad():
         activations = seeded(split.stem, images.clone())
         height, width = split.to_map(activations).shape[-2:]
         if block < 1 or height % block or width % block:

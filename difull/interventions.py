@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from core.keyed import keyed_integers, keyed_normal, keyed_uniform, make_keys
-from core.leakage import EXTREME
+from faithfulness.core.keyed import keyed_integers, keyed_normal, keyed_uniform, make_keys
+from faithfulness.core.leakage import EXTREME
 
 CONSTANTS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
-"""Flat pictures of both signs, in normalised input."""
+"""Flat pictures of both signs, in normalized input."""
 
 LEVELS = 255
 
 
 def quantize(pictures: Tensor) -> Tensor:
-    """Rounded to the 256 values that 8 bits hold, from -3 to 3 in normalised input."""
+    """Rounded to the 256 values that 8 bits hold, from -3 to 3 in normalized input."""
     return ((pictures.clamp(-3, 3) + 3) * (LEVELS / 6)).round() * (6 / LEVELS) - 3
 
 
@@ -34,7 +34,7 @@ def chosen_contents(images: Tensor, seed: int = 0) -> Tensor:
 def random_contents(images: Tensor, numbers: Tensor, seed: int = 0) -> Tensor:
     """A content (N, C, H, W) for each number (N,): real or made, brighter or darker, more or less contrast.
 
-    By turns one of the grids turned and shifted, noise, coarse noise, and a flat colour; scaled by a
+    By turns one of the grids turned and shifted, noise, coarse noise, and a flat color; scaled by a
     contrast of 0 … 2 and shifted by a brightness of -2 … 2; every other one rounded to 8 bits.
     """
     keys = make_keys(seed, numbers)

@@ -7,40 +7,31 @@ tested as it stands, training mode included, and left as it was.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.errors import InputError
-from core.leakage import EXTREME, LeakageProof, caught_rate, gradient_of_logits, seeded
 from difull.cells import check_cell, check_divides
-from difull.influence import by_kind, possible_region
-from difull.interventions import chosen_contents, random_contents
-from difull.laboratory import laboratory
+from difull.direct_convolutions import direct_convolutions
+from difull.influence import by_kind, receptive_region
+from difull.interventions import chosen_contents
 from difull.locality import kind_of
 from difull.settings import DiFull, GridSetting
-from difull.structure import through, trace_structure
+from difull.structure import trace_structure
+from difull.trials import Trial, intervene, largest_change, try_memory, ways_to_logits
+from faithfulness.core.errors import InputError
+from faithfulness.core.leakage import EXTREME, LeakageProof, caught_rate
 
 TRIES = 200
 """Random contents per head and way to its logits."""
 
-TOGETHER = 32
-"""Grids in one pass."""
-
 KNOWN = 4
 """Contents, the extremes, that are enough where a setting leaks by construction."""
 
-BESIDE = 8
+ACROSS_BATCH = 8
 """Contents that are tried in the other images of a batch."""
-
-ALONE = 20
-"""Contents that are also tried in batches of one."""
-
-Run = Callable[[Tensor], Tensor]
 
 
 def leakage_proof(
@@ -56,7 +47,7 @@ def leakage_proof(
     `structure` proves it for DiFull over a stateless backbone in evaluation mode, for all heads: see
     `trace_structure`. The other statements are tests, made through `forward`, `heads` and `split` at the
     input and every tap, in batches of many and of one, on fresh copies too, and against the other
-    images of the batch. DiPart's receptive field is put together from each step's own reach; a step
+    images of the batch. DiPart's receptive field is put together from the extent of each step's kernel; a step
     that reads the whole map (squeeze-and-excitation, GroupNorm, BatchNorm in training mode,
     attention) fails it, even where the field covers the whole grid anyway. GridPG always fails.
 
@@ -65,6 +56,16 @@ def leakage_proof(
         tries: random contents per head and way, besides the chosen ones; drawn by `seed`.
     Raises:
         InputError: images that don't divide into cells, a cell outside the grid, no tries.
+
+    >>> import torch
+    >>> from difull import DiFull, leakage_proof
+    >>> from faithfulness import Backbone
+    >>> features = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU())
+    >>> head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5))
+    >>> setting = DiFull(Backbone(features, head).eval(), scale=2)
+    >>> proof = leakage_proof(setting, torch.rand(1, 3, 16, 16), cell=0, tries=5)
+    >>> proof.passed, proof.verdict, proof.numbers["share_that_may_matter"]
+    (True, 'proven', 0.25)
     """
     proofs = leakage_proofs(setting, images, None if cell is None else [cell], tries=tries, seed=seed)
     if len(proofs) == 1:
@@ -113,17 +114,6 @@ def leakage_proofs(
     ]
 
 
-def ways_to_logits(setting: GridSetting, cell: int) -> dict[str, Run]:
-    """Every way from grids to a head's logits: training and accuracy run `heads`, attribution `split`."""
-    layout = setting.backbone.layout
-    ways: dict[str, Run] = {
-        "forward": partial(setting, cell=cell),
-        "heads": lambda images: setting.heads(images)[:, cell],
-    }
-    layers = ("input", *(layout.taps if layout else ()))
-    return ways | {f"split at {layer}": partial(through, setting, layer, cell) for layer in layers}
-
-
 def _copied(setting: GridSetting) -> GridSetting | None:
     """The setting as it is, before anything runs; None where it can't be copied."""
     try:
@@ -137,23 +127,23 @@ def _test_head(
 ) -> LeakageProof:
     """The three tests of one head; on a copy, if there is one, that goes back to `pristine` for every head."""
     setting = setting if pristine is None else copy.deepcopy(pristine)
-    with laboratory(setting, plain=not isinstance(setting, DiFull)):
-        region, by_construction = possible_region(setting, images, cell)
+    with direct_convolutions(setting, direct=not isinstance(setting, DiFull)):
+        region, by_construction = receptive_region(setting, images, cell)
         chosen = chosen_contents(images, seed)[-KNOWN if by_construction else 0 :]
-        trials = [_Trial(name, run, images, region) for name, run in ways_to_logits(setting, cell).items()]
+        trials = [Trial(name, run, images, region) for name, run in ways_to_logits(setting, cell).items()]
         for trial in trials:
             trial.taint()
-            trial.derive()
-            trial.beside(chosen[:: max(1, len(chosen) // BESIDE)])
+            trial.differentiate()
+            trial.across_batch(chosen[:: max(1, len(chosen) // ACROSS_BATCH)])
         if not region.all():
             for trial in trials if not by_construction else ():
                 trial.with_gradients(chosen)
-            _intervene(trials, chosen, 0 if by_construction else tries, seed)
+            intervene(trials, chosen, 0 if by_construction else tries, seed)
         notes = []
         if pristine is None:
             notes.append("memory of earlier calls isn't tested: the setting can't be copied")
         else:
-            _test_memory(pristine, cell, trials, chosen)
+            try_memory(pristine, cell, trials, chosen)
         found = by_construction or _name_leaks(setting, cell, trials)
     taints = [trial.untainted for trial in trials]
     share = float(region.double().mean())
@@ -189,150 +179,10 @@ def _test_head(
     return LeakageProof(subject, taint, gradient == 0, change == 0, found, tuple(notes), numbers)
 
 
-def _intervene(trials: list[_Trial], chosen: Tensor, tries: int, seed: int) -> None:
-    """Other content elsewhere, in every trial: the chosen ones, then random ones."""
-    count = len(chosen) + tries
-    for start in range(0, count, TOGETHER):
-        numbers = torch.arange(start, min(start + TOGETHER, count)) - len(chosen)
-        numbers = numbers[numbers >= 0]
-        contents = chosen[start : start + TOGETHER]
-        if len(numbers):
-            contents = torch.cat([contents, random_contents(trials[0].images, numbers, seed)])
-        for trial in trials:
-            trial.intervene(contents, start, len(chosen), max(1, count // ALONE))
-
-
-class _Trial:
-    """One way from images to logits, tried on the same grids."""
-
-    def __init__(self, name: str, run: Run, images: Tensor, region: Tensor):
-        self.name, self.run, self.images, self.region = name, run, images, region
-        self.pair = torch.cat([images[:1], images[:1].flip(-1)])
-        self.base, self.alone_base = self.logits(images), self.logits(images[:1])
-        self.untainted: bool | None = True
-        self.tainted_share = self.gradient = self.change = 0.0
-        self.tried = self.random = self.alone = self.refused = 0
-        self.leaking: list[tuple[Tensor, int]] = []
-        """The first contents that leaked elsewhere in the grid, with the size of their batch."""
-        self.beside_leaks = self.remembers = False
-        self._clean: dict[tuple[int, int], Tensor] = {}
-
-    def logits(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return seeded(self.run, images.clone())
-
-    def with_gradients(self, contents: Tensor) -> None:
-        """As training and gradient methods run it: other content elsewhere must leave these logits as they are, too."""
-        grids = self.images[:1].expand(len(contents), *self.images.shape[1:])
-        try:
-            with torch.enable_grad():
-                clean, changed = (
-                    seeded(self.run, images.clone().requires_grad_()).detach()
-                    for images in (grids, self.elsewhere(grids, contents))
-                )
-        except Exception:
-            self.refused += len(contents)
-            return
-        changes = _change(changed, clean)
-        self.change = max(self.change, float(changes.max()))
-        self.leaking += [(contents[number], len(contents)) for number in changes.nonzero().flatten()[:1].tolist()]
-
-    def elsewhere(self, images: Tensor, content: Tensor) -> Tensor:
-        """The images with other content where nothing may matter."""
-        return torch.where(self.region, images, content)
-
-    def taint(self) -> None:
-        """NaN elsewhere, in batches of many and of one, and in the other image: logits finite and bit-identical."""
-        nan = torch.full_like(self.images, torch.nan)
-        try:
-            many = self.logits(self.elsewhere(self.images, nan))
-            alone = self.logits(self.elsewhere(self.images[:1], nan[:1]))
-            beside = self.logits(torch.cat([self.images[:1], nan[:1]]))[:1]
-        except Exception:
-            self.untainted = None
-            return
-        self.tainted_share = float((~torch.isfinite(many)).double().mean())
-        pairs = [(many, self.base), (alone, self.alone_base), (beside, self.logits(self.pair)[:1])]
-        self.untainted = all(bool(torch.isfinite(now).all()) and torch.equal(now, then) for now, then in pairs)
-        self.beside_leaks |= not torch.equal(*pairs[2])
-
-    def derive(self) -> None:
-        """The largest gradient of any logit with respect to a pixel elsewhere, or to the other image."""
-        flat = self.elsewhere(self.images[:1], torch.ones_like(self.images[:1]))
-        values = [
-            gradient_of_logits(self.run, each)[..., ~self.region] for each in (self.images, self.images[:1], flat)
-        ]
-        values.append(gradient_of_logits(lambda images: self.run(images)[:1], self.pair)[1:])
-        together = torch.cat([value.flatten() for value in values]).abs().nan_to_num(nan=torch.inf)
-        self.gradient = float(together.max()) if together.numel() else 0.0
-
-    def intervene(self, contents: Tensor, start: int, chosen: int, spread: int) -> None:
-        """Try contents number `start` … elsewhere, random from number `chosen` on; each `spread`th alone too."""
-        self._try(contents, start)
-        self.random += max(0, len(contents) - max(0, chosen - start))
-        for number in range(-start % spread, len(contents), spread):
-            self.alone += self._try(contents[number : number + 1], 0, count=False)
-
-    def _try(self, contents: Tensor, start: int, count: bool = True) -> int:
-        """Put each content beside a grid's own part, all in one batch; how many the model took."""
-        order = (torch.arange(len(contents)) + start) % len(self.images)
-        key = len(contents), start % len(self.images)
-        grids = self.images[order.to(self.images.device)]
-        if key not in self._clean:
-            self._clean[key] = self.logits(grids)
-        try:
-            changed = self.logits(self.elsewhere(grids, contents))
-        except Exception:
-            if len(contents) > 1:
-                return sum(self._try(content, 0, count) for content in contents.split(1))
-            self.refused += 1
-            return 0
-        changes = _change(changed, self._clean[key])
-        self.change = max(self.change, float(changes.max()))
-        leaking = changes.nonzero().flatten()[:1].tolist()
-        self.leaking += [(contents[number], len(contents)) for number in leaking if len(self.leaking) < 8]
-        self.tried += len(contents) if count else 0
-        return len(contents)
-
-    def beside(self, contents: Tensor) -> None:
-        """The first image's logits, with other contents in the other images of its batch."""
-        for others in contents.split(3):
-            batch = torch.cat([self.images[:1], others])
-            clean = torch.cat([self.images[:1], self.images[:1].flip(-1).expand_as(others)])
-            try:
-                changes = _change(self.logits(batch)[:1], self.logits(clean)[:1])
-            except Exception:
-                self.refused += len(others)
-                continue
-            self.change = max(self.change, float(changes.max()))
-            self.beside_leaks |= bool(changes.any())
-
-
-def _change(now: Tensor, then: Tensor) -> Tensor:
-    """The largest change of a logit of each image (B,); 0 only where all are bit-identical."""
-    same = (now == then) | (now.isnan() & then.isnan())
-    change = (now - then).abs().nan_to_num(nan=torch.inf).masked_fill(same, 0)
-    return change.flatten(1).max(dim=1).values
-
-
-def _test_memory(pristine: GridSetting, cell: int, trials: list[_Trial], chosen: Tensor) -> None:
-    """On copies that never ran: what the first call sees elsewhere must reach neither that call nor the next one."""
-    for trial in trials:
-        fresh, other = (ways_to_logits(copy.deepcopy(pristine), cell)[trial.name] for _ in range(2))
-        with torch.no_grad():
-            clean = seeded(fresh, trial.images.clone())
-            calls = [
-                seeded(other, images) for images in (trial.elsewhere(trial.images, 1 + chosen[0]), trial.images.clone())
-            ]
-        at_once, later = (float(_change(now, clean).max()) for now in calls)
-        trial.change = max(trial.change, at_once, later)
-        trial.remembers = bool(later)
-
-
-def _name_leaks(setting: GridSetting, cell: int, trials: list[_Trial]) -> tuple[str, ...]:
+def _name_leaks(setting: GridSetting, cell: int, trials: list[Trial]) -> tuple[str, ...]:
     """What to tell where a setting whose steps are all in order leaks nevertheless."""
     named = []
-    if any(trial.beside_leaks for trial in trials):
+    if any(trial.leaks_across_batch for trial in trials):
         norms = [
             (path, kind_of(module))
             for path, module in setting.backbone.named_modules()
@@ -347,12 +197,12 @@ def _name_leaks(setting: GridSetting, cell: int, trials: list[_Trial]) -> tuple[
         if reached:
             where = f"cell{'s' * (len(reached) > 1)} {', '.join(map(str, reached))}"
             named.append(f"in {trial.name}, the head of cell {cell} reads more than its part: {where}")
-        elif trial.leaking or trial.gradient or (trial.untainted is False and not trial.beside_leaks):
+        elif trial.leaking or trial.gradient or (trial.untainted is False and not trial.leaks_across_batch):
             named.append(f"in {trial.name}, the head of cell {cell} reads more than its part")
     return tuple(named)
 
 
-def _reached_cells(setting: GridSetting, trial: _Trial) -> list[int]:
+def _reached_cells(setting: GridSetting, trial: Trial) -> list[int]:
     """The cells whose content alone changes the logits, by what was seen to leak and by extremes."""
     if not (trial.leaking or trial.gradient or trial.untainted is False):
         return []
@@ -366,7 +216,7 @@ def _reached_cells(setting: GridSetting, trial: _Trial) -> list[int]:
         for content, size in (*trial.leaking, (one, len(trial.images))):
             grids = trial.images[torch.arange(size, device=area.device) % len(trial.images)]
             changed = trial.logits(torch.where(area & ~trial.region, content, grids))
-            if bool(_change(changed, trial.logits(grids)).any()):
+            if bool(largest_change(changed, trial.logits(grids)).any()):
                 reached.append(other)
                 break
     return reached

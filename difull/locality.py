@@ -1,4 +1,4 @@
-"""How far each step of a network reaches, measured by taint on a canvas of its own (in a `laboratory`).
+"""What each step of a network depends on, measured by taint on a canvas of its own (in a `direct_convolutions`).
 
 The receptive field that follows, step by step, says which pixels *may* matter to a part of the
 features. It is found without running the network on the grid, so the grid can be held against it.
@@ -16,16 +16,16 @@ from math import floor
 import torch
 from torch import Tensor, nn
 
-from backbones.split import Step
-from core.keyed import keyed_uniform, make_keys
-from core.leakage import EXTREME, seeded
+from faithfulness.backbones.split import Step
+from faithfulness.core.keyed import keyed_uniform, make_keys
+from faithfulness.core.leakage import EXTREME, seeded
 
 CANVASES = (32, 128)
 """Sides of the canvases in pixels, plus what makes the side even or odd like the real map's."""
 
 
 @dataclass(frozen=True)
-class Reach:
+class KernelExtent:
     """Output o of a step depends on its inputs ⌊o·stride⌋ - before … ⌊o·stride⌋ + after, on one axis."""
 
     stride: Fraction | int
@@ -34,7 +34,7 @@ class Reach:
 
 
 @dataclass(frozen=True)
-class Field:
+class ReceptiveField:
     """A receptive field: first and last row and column, and (path, kind) of what isn't local."""
 
     rows: tuple[int, int]
@@ -42,12 +42,14 @@ class Field:
     not_local: tuple[tuple[str, str], ...]
 
 
-def receptive_field(steps: Sequence[Step], image: Tensor, rows: tuple[int, int], cols: tuple[int, int]) -> Field:
+def receptive_field(
+    steps: Sequence[Step], image: Tensor, rows: tuple[int, int], cols: tuple[int, int]
+) -> ReceptiveField:
     """The pixels of `image` (1, C, H, W) that the features at `rows` and `cols` (first, last) may see.
 
-    Steps that aren't local count with the reach of their kernels alone, and are named.
+    Steps that aren't local count with the extent of their kernels alone, and are named.
     """
-    found: list[tuple[Reach, Reach]] = []
+    found: list[tuple[KernelExtent, KernelExtent]] = []
     sizes: list[tuple[int, int]] = []
     not_local: list[tuple[str, str]] = []
     activations = image
@@ -55,33 +57,34 @@ def receptive_field(steps: Sequence[Step], image: Tensor, rows: tuple[int, int],
         for step in steps:
             before = activations
             activations = step.run(before.clone())
-            reach = measure_reach(step.run, before)
-            if reach is None:
+            extent = measure_extent(step.run, before)
+            if extent is None:
                 not_local += _name_not_local(step, before)
-                reach = _kernel_reach(step, before, activations)
-            found.append(reach)
+                extent = _kernel_extent(step, before, activations)
+            found.append(extent)
             sizes.append((before.shape[-2], before.shape[-1]))
     for (vertical, horizontal), (height, width) in zip(reversed(found), reversed(sizes), strict=True):
-        rows, cols = _widen(rows, vertical, height), _widen(cols, horizontal, width)
-    return Field(rows, cols, tuple(not_local))
+        rows, cols = _input_span(rows, vertical, height), _input_span(cols, horizontal, width)
+    return ReceptiveField(rows, cols, tuple(not_local))
 
 
-def _widen(span: tuple[int, int], reach: Reach, size: int) -> tuple[int, int]:
-    first, last = floor(span[0] * reach.stride) - reach.before, floor(span[1] * reach.stride) + reach.after
+def _input_span(span: tuple[int, int], extent: KernelExtent, size: int) -> tuple[int, int]:
+    """The first and last of `size` inputs that the outputs `span` depend on."""
+    first, last = floor(span[0] * extent.stride) - extent.before, floor(span[1] * extent.stride) + extent.after
     return (max(first, 0), min(last, size - 1))
 
 
-def measure_reach(run: Callable[[Tensor], Tensor], sample: Tensor) -> tuple[Reach, Reach] | None:
-    """Reach over rows and over columns of maps shaped like `sample` (1, C, h, w); None if not local."""
+def measure_extent(run: Callable[[Tensor], Tensor], sample: Tensor) -> tuple[KernelExtent, KernelExtent] | None:
+    """Extent over rows and over columns of maps shaped like `sample` (1, C, h, w); None if not local."""
     for side in CANVASES:
         height, width = (side + size % CANVASES[0] for size in sample.shape[-2:])
         canvas, larger = (_canvas(sample, height + extra, width + extra) for extra in (0, CANVASES[0]))
         small, large = seeded(run, canvas.clone()), seeded(run, larger)
         if small.dim() != 4 or large.dim() != 4:
             return None
-        reaches = [_reach_along(run, canvas, small, large.shape[dim], dim) for dim in (2, 3)]
-        if reaches[0] is not None and reaches[1] is not None:
-            return reaches[0], reaches[1]
+        extents = [_extent_along(run, canvas, small, large.shape[dim], dim) for dim in (2, 3)]
+        if extents[0] is not None and extents[1] is not None:
+            return extents[0], extents[1]
     return None
 
 
@@ -90,21 +93,23 @@ def _canvas(sample: Tensor, height: int, width: int) -> Tensor:
     return keyed_uniform(keys, (sample.shape[1], height, width)).to(sample.dtype)
 
 
-def _reach_along(run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, large: int, dim: int) -> Reach | None:
-    """The reach on one axis, by as many phases as the step has, or the canvas allows."""
+def _extent_along(
+    run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, large: int, dim: int
+) -> KernelExtent | None:
+    """The extent on one axis, by as many phases as the step has, or the canvas allows."""
     growth = large - clean.shape[dim]
     if growth <= 0:
         return None
     stride = Fraction(CANVASES[0], growth)
-    found = _reach_in_phases(run, canvas, clean, stride, dim, _period(run, canvas, clean, stride, dim))
-    # A wide kernel leaves no room for more phases. Too few make the reach too small, which tells of
+    found = _extent_in_phases(run, canvas, clean, stride, dim, _period(run, canvas, clean, stride, dim))
+    # A wide kernel leaves no room for more phases. Too few make the extent too small, which tells of
     # a leak where there is none, never the other way round.
-    return found or _reach_in_phases(run, canvas, clean, stride, dim, stride.numerator)
+    return found or _extent_in_phases(run, canvas, clean, stride, dim, stride.numerator)
 
 
-def _reach_in_phases(
+def _extent_in_phases(
     run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, stride: Fraction, dim: int, phases: int
-) -> Reach | None:
+) -> KernelExtent | None:
     """Taint one half of the canvas, then the other, with the border between them at every phase."""
     size, middle, last = canvas.shape[dim], canvas.shape[dim] // 2, clean.shape[dim] - 1
     before, after = [], []
@@ -119,7 +124,7 @@ def _reach_in_phases(
             before += [floor(output * stride) - (border - 1) for output in range(previous[0] + 1, lower[-1] + 1)]
             after += [border - 1 - floor(output * stride) for output in range(previous[1], upper[0])]
         previous = lower[-1], upper[0]
-    return Reach(stride, max(before), max(after)) if before and after else None
+    return KernelExtent(stride, max(before), max(after)) if before and after else None
 
 
 def _period(run: Callable[[Tensor], Tensor], canvas: Tensor, clean: Tensor, stride: Fraction, dim: int) -> int:
@@ -173,8 +178,8 @@ def _name_not_local(step: Step, sample: Tensor) -> list[tuple[str, str]]:
     names = {module: name for name, module in step.run.named_modules()}
     # A module that gets a single position (the layers inside squeeze-and-excitation) can't be told.
     wide = {module: x for module, x in inputs.items() if x.shape[-1] > 1 or x.shape[-2] > 1}
-    guilty = [module for module, x in wide.items() if measure_reach(module, x) is None]
-    inner = [module for module in guilty if not any(m in guilty for m in module.modules() if m is not module)]
+    not_local = [module for module, x in wide.items() if measure_extent(module, x) is None]
+    inner = [module for module in not_local if not any(m in not_local for m in module.modules() if m is not module)]
     inner = inner or [step.run]
     return [(f"{step.path}.{names[module]}".rstrip("."), kind_of(module)) for module in inner]
 
@@ -185,18 +190,18 @@ def kind_of(module: nn.Module) -> str:
     return type(module).__name__ + mode
 
 
-def _kernel_reach(step: Step, before: Tensor, after: Tensor) -> tuple[Reach, Reach]:
-    """What a step's kernels reach together: all that a step which isn't local may claim."""
+def _kernel_extent(step: Step, before: Tensor, after: Tensor) -> tuple[KernelExtent, KernelExtent]:
+    """What a step's kernels span together: all that a step which isn't local may claim."""
     modules = list(step.run.modules()) if isinstance(step.run, nn.Module) else []
-    reaches = []
+    extents = []
     for axis in (0, 1):
         stride = 1 if after.dim() != 4 else max(1, round(before.shape[2 + axis] / after.shape[2 + axis]))
-        reach = stride - 1
+        span = stride - 1
         for module in modules:
             kernel, dilation = (_on_axis(getattr(module, name, 1), axis) for name in ("kernel_size", "dilation"))
-            reach += (kernel - 1) * dilation * stride
-        reaches.append(Reach(stride, reach, reach))
-    return reaches[0], reaches[1]
+            span += (kernel - 1) * dilation * stride
+        extents.append(KernelExtent(stride, span, span))
+    return extents[0], extents[1]
 
 
 def _on_axis(value: int | Sequence[int], axis: int) -> int:

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from core.checks import check_images, check_maps
-from core.errors import InputError
-from core.resize import area_weights, resize_exactly, sum_cells
 from difull.cells import check_cell, check_scale
+from faithfulness.core.checks import check_images, check_maps
+from faithfulness.core.errors import InputError
+from faithfulness.core.resize import area_weights, resize_exactly, sum_cells
 
 
 def localization_score(
@@ -37,10 +37,17 @@ def localization_score(
     Raises:
         InputError: maps that aren't finite (B, C, h, w), a cell outside the grid, no size to upsample to.
     Source: Rao et al. 2022, section 3 (there bilinear); exact scoring is this suite's own.
+
+    >>> import torch
+    >>> from difull import localization_score
+    >>> maps = torch.tensor([[[[1.0, 1.0], [2.0, -3.0]]], [[[0.0, -1.0], [0.0, 0.0]]]])
+    >>> localization_score(maps, cell=0, scale=2)
+    tensor([0.2500, 0.0000], dtype=torch.float64)
     """
     if upsample is not None:
         maps = resize_exactly(_summed(maps), _check_size(size, upsample), upsample)
-    sums = cell_sums(_summed(maps).clamp(min=0), scale)
+    check_scale(scale)
+    sums = sum_cells(_summed(maps).clamp(min=0), scale, scale)
     return _share(sums.gather(1, _cells(cell, sums)).squeeze(1), sums.sum(dim=1), undefined)
 
 
@@ -60,25 +67,26 @@ def impossible_attribution(
         undefined: the score of a map that is zero everywhere; NaN to see which they are.
     Raises:
         InputError: as `localization_score`; `possible` isn't a bool map.
+
+    >>> import torch
+    >>> from difull import impossible_attribution
+    >>> maps = torch.tensor([[[[1.0, 1.0], [1.0, -2.0]]]])
+    >>> impossible_attribution(maps, cell=0, scale=2)
+    tensor([0.8000], dtype=torch.float64)
+    >>> possible = torch.tensor([[True, True], [False, False]])
+    >>> impossible_attribution(maps, cell=0, scale=2, possible=possible)
+    tensor([0.6000], dtype=torch.float64)
     """
     mass = _summed(maps).abs()
     if possible is None:
-        sums = cell_sums(mass, scale)
+        check_scale(scale)
+        sums = sum_cells(mass, scale, scale)
         return _share(sums.scatter(1, _cells(cell, sums), 0).sum(dim=1), sums.sum(dim=1), undefined)
     if possible.dim() != 2 or possible.dtype != torch.bool:
         raise InputError(f"expected possible as bool (h, w), got {possible.dtype} {tuple(possible.shape)}")
     mass = mass.squeeze(1).double()
     outside = _area_mean((~possible).double().to(mass.device), (mass.shape[1], mass.shape[2]))
     return _share((mass * outside).sum(dim=(1, 2)), mass.sum(dim=(1, 2)), undefined)
-
-
-def cell_sums(maps: Float[Tensor, "b c h w"], scale: int) -> Float[Tensor, "b k"]:
-    """Area-exact sums over channels and over each cell, (B, scale²), float64, row by row.
-
-    A pixel that lies in several cells counts in each by the share of its area.
-    """
-    check_scale(scale)
-    return sum_cells(maps, scale, scale)
 
 
 def _area_mean(values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.keyed import keyed_uniform, make_keys
+from faithfulness.core.keyed import keyed_uniform, make_keys
 
 TRIES = 20
 """Draws of one grid that may leave too few images for the rest, before one is planned."""
@@ -27,7 +27,7 @@ def allows(sizes: NDArray[np.int64], cells: int, kind: str, count: int) -> bool:
     """Whether classes of these sizes allow `count` grids without a common image.
 
     A class is in a grid once, so it gives min(size, count) images at most, and that many can always be dealt
-    out (a bipartite multigraph of degree `count` has an edge colouring of `count` colours: König 1916). As a
+    out (a bipartite multigraph of degree `count` has an edge coloring of `count` colors: König 1916). As a
     corner it gives two images to one grid: that costs the class one of its other places while it has images
     to spare (size > count), two afterwards.
     """
@@ -83,7 +83,7 @@ def _draw_classes(sizes: NDArray[np.int64], cells: int, kind: str, key: Tensor) 
 def _planned(sizes: NDArray[np.int64], cells: int, kind: str, count: int) -> list[int]:
     """The class of each cell of a grid after which the others of `count` stay possible.
 
-    For corners, from a plan of how often each class is a corner and how often it stands alone: by the colouring
+    For corners, from a plan of how often each class is a corner and how often it stands alone: by the coloring
     of `allows` there is a grid that has all the classes which the plan needs in every grid.
     """
     if kind == "distinct":

@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attribution.base import undisturbed
-from backbones import Explainable, Layout, Split, as_explainable
-from backbones.split import Transform, identity, run_steps
-from core.checks import check_images
-from core.errors import InputError
-from core.keyed import keyed_uniform, make_keys
 from difull.cells import BlockCells, MapCells, check_cell, check_divides, check_scale
+from faithfulness.attribution.base import frozen
+from faithfulness.backbones import Explainable, Layout, Split, as_explainable
+from faithfulness.backbones.split import Transform, identity, run_steps
+from faithfulness.core.checks import check_images
+from faithfulness.core.errors import InputError
+from faithfulness.core.keyed import keyed_uniform, make_keys
 
 
 class GridSetting(Explainable):
@@ -105,6 +105,18 @@ class DiFull(GridSetting):
     The head of a cell depends on that cell only, so any attribution elsewhere is wrong. Tokens of a
     transformer stay in their cell, each with its own class token.
     Source: Rao et al. 2022, section 3.
+
+    >>> import torch
+    >>> from difull import DiFull, compose_grid
+    >>> from faithfulness import create_backbone
+    >>> setting = DiFull(create_backbone("test_resnet", num_classes=3, input_size=64).eval(), scale=2)
+    >>> grids = compose_grid(torch.rand(4, 3, 64, 64), scale=2)
+    >>> others = torch.zeros_like(grids)
+    >>> others[..., :64, :64] = grids[..., :64, :64]  # the same first cell
+    >>> torch.equal(setting(grids, cell=0), setting(others, cell=0))
+    True
+    >>> setting.heads(grids).shape
+    torch.Size([1, 4, 3])
     """
 
     def split(self, layer: str = "input", cell: int = 0) -> Split:
@@ -137,6 +149,20 @@ class DiPart(GridSetting):
     position embeddings and a class token for every cell, which reads that cell's patches only; the
     patches read each other, so every pixel can matter (see README.md).
     Source: Rao et al. 2022, section 3.
+
+    >>> import torch
+    >>> from difull import DiPart, compose_grid
+    >>> from faithfulness import create_backbone
+    >>> setting = DiPart(create_backbone("test_resnet", num_classes=3, input_size=64).eval(), scale=2)
+    >>> grids = compose_grid(torch.rand(4, 3, 64, 64), scale=2)
+    >>> stem, rest = setting.split("final", cell=3)
+    >>> features = stem(grids)  # of the whole grid; the head reads the lower right part of them
+    >>> features.shape
+    torch.Size([1, 96, 4, 4])
+    >>> others = torch.zeros_like(features)
+    >>> others[..., 2:, 2:] = features[..., 2:, 2:]
+    >>> torch.equal(rest(features), rest(others))
+    True
     """
 
     def split(self, layer: str = "input", cell: int = 0) -> Split:
@@ -186,6 +212,14 @@ class GridPG(GridSetting):
     convolution of one cell's size, and its logits are averaged; any other takes the whole grid.
     A transformer has resampled position embeddings and one class token.
     Source: Böhle et al. 2021; Rao et al. 2022, section 3.
+
+    >>> import torch
+    >>> from difull import GridPG, compose_grid
+    >>> from faithfulness import create_backbone
+    >>> setting = GridPG(create_backbone("test_resnet", num_classes=3, input_size=64).eval(), scale=2)
+    >>> grids = compose_grid(torch.rand(4, 3, 64, 64), scale=2)
+    >>> torch.equal(setting(grids, cell=0), setting(grids, cell=3))  # one head, which reads everything
+    True
     """
 
     def __init__(self, backbone: nn.Module, scale: int = 3):
@@ -230,7 +264,7 @@ class GridPG(GridSetting):
         """Whether the head has to be slid: it isn't a pooling head, nor does it slide by itself."""
         keys = make_keys(0, features.shape[1], device=features.device)[None]
         probe = keyed_uniform(keys, tuple(features.shape[1:])).to(features.dtype)
-        with torch.no_grad(), undisturbed(self):
+        with torch.no_grad(), frozen(self):
             try:
                 whole = layout.head(probe)
                 if _same(whole, layout.head(probe.flip(2, 3))):

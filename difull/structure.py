@@ -55,7 +55,7 @@ def trace_structure(setting: GridSetting, images: Tensor) -> Structure:
     try:
         fresh = copy.deepcopy(setting)
     except Exception as error:
-        return Structure(None, notes=(f"no proof by structure: the setting can't be copied ({_words(error)})",))
+        return Structure(None, notes=(f"no proof by structure: the setting can't be copied ({_first_line(error)})",))
     sizes = sorted({*BATCHES, len(images)})
     # The original's tensors are constants too: a closure may hold on to them through a copy.
     flow, found = Dataflow([setting, fresh], 1 << setting.cells), dict[str, None]()
@@ -84,12 +84,12 @@ def cell_labels(shape: tuple[int, ...], scale: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Call:
-    """A way from a grid to logits; `cell` None for all heads, `through` where other cells may run as well."""
+    """A way from a grid to logits; `cell` None for all heads, `runs_other_cells` where other cells may run as well."""
 
     name: str
     cell: int | None
     run: Callable[[Tensor], Tensor]
-    through: bool = False
+    runs_other_cells: bool = False
 
 
 def _calls(setting: GridSetting) -> list[Call]:
@@ -97,13 +97,13 @@ def _calls(setting: GridSetting) -> list[Call]:
     layers = ("input", *(layout.taps if layout else ()))
     calls = [Call("heads", None, setting.heads, True)]
     for cell in range(setting.cells):
-        splits = [(layer, partial(through, setting, layer, cell)) for layer in layers]
+        splits = [(layer, partial(logits_by_split, setting, layer, cell)) for layer in layers]
         calls.append(Call("forward", cell, partial(setting, cell=cell)))
         calls += [Call(f"split at {layer}", cell, run, layer != "input") for layer, run in splits]
     return calls
 
 
-def through(setting: GridSetting, layer: str, cell: int, images: Tensor) -> Tensor:
+def logits_by_split(setting: GridSetting, layer: str, cell: int, images: Tensor) -> Tensor:
     """A head's logits through the cut at a layer: what attribution runs."""
     split = setting.split(layer, cell)
     return split.rest(split.stem(images))
@@ -125,19 +125,19 @@ def _trace(
                 logits = call.run(grid)
                 heads = logits.unbind(1) if call.cell is None else (logits,)
         except Exception as error:
-            flow.doubts.setdefault(f"{call.name} can't be traced without values ({_words(error)})")
-        decided = _strangers(flow.decided, call.cell, setting.cells)
-        if decided and not call.through:
+            flow.doubts.setdefault(f"{call.name} can't be traced without values ({_first_line(error)})")
+        decided = _foreign_sources(flow.decided, call.cell, setting.cells)
+        if decided and not call.runs_other_cells:
             found.append(f"in {call.name}, the code decides by pixels of {decided} for the head of cell {call.cell}")
         for number, head in enumerate(heads):
             own = number if call.cell is None else call.cell
-            strangers = _strangers(flow.union(head), own, setting.cells)
-            if strangers:
-                found.append(f"in {call.name}, the head of cell {own} is computed from {strangers}")
+            foreign = _foreign_sources(flow.union(head), own, setting.cells)
+            if foreign:
+                found.append(f"in {call.name}, the head of cell {own} is computed from {foreign}")
     return found
 
 
-def _strangers(label: int, own: int | None, cells: int) -> str:
+def _foreign_sources(label: int, own: int | None, cells: int) -> str:
     """The cells but its own that a label names, and earlier calls, in words."""
     others = [str(cell) for cell in range(cells) if label >> cell & 1 and cell != own]
     named = [f"cell{'s' * (len(others) > 1)} {', '.join(others)}"] if others else []
@@ -148,26 +148,27 @@ def _state(model: nn.Module) -> dict[str, Any]:
     """What the modules keep besides their parameters, buffers and submodules, in a form that compares."""
     own = {"_parameters", "_buffers", "_modules"}
     return {
-        f"{path}.{name}".lstrip("."): _frozen(value, 3)
+        f"{path}.{name}".lstrip("."): _comparable(value, 3)
         for path, module in model.named_modules()
         for name, value in vars(module).items()
         if name not in own
     }
 
 
-def _frozen(value: Any, depth: int) -> Any:
+def _comparable(value: Any, depth: int) -> Any:
+    """What stands for a value, so that two of the same value in the same state are equal."""
     if isinstance(value, Tensor):
         return id(value), value._version
     if depth and isinstance(value, dict):
-        return [(str(key), _frozen(each, depth - 1)) for key, each in value.items()]
+        return [(str(key), _comparable(each, depth - 1)) for key, each in value.items()]
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, value.tobytes()
     if depth and isinstance(value, (list, tuple, set, frozenset, deque)):
-        return [_frozen(each, depth - 1) for each in value]
+        return [_comparable(each, depth - 1) for each in value]
     if isinstance(value, (bool, int, float, str, bytes, type(None))):
         return value
     if depth and not isinstance(value, type) and not callable(value) and hasattr(value, "__dict__"):
-        return id(value), _frozen(vars(value), depth - 1)
+        return id(value), _comparable(vars(value), depth - 1)
     return id(value)
 
 
@@ -175,5 +176,5 @@ def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
-def _words(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0][:120] or type(error).__name__

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from core.keyed import make_keys
+from faithfulness.core.keyed import make_keys
 
 PROBE_IMAGES = 2048
 """How many images the probe is given at most: 34 MB of features at a width of 2048, its AUROC known to 0.02."""
@@ -83,7 +83,7 @@ def domain_evidence(
 
 
 def separability(whole: NDArray[np.floating], deleted: NDArray[np.floating], folds: int = 5) -> float:
-    """AUROC of a regularised linear probe, whole against deleted (N, D) features, cross-validated.
+    """AUROC of a regularized linear probe, whole against deleted (N, D) features, cross-validated.
 
     Both versions of an image stay in one fold, so the probe is judged on images it hasn't seen.
     """

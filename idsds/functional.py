@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from core.checks import check_images, check_maps, check_targets
-from core.deletion import delete_cells, fill_pixels
-from core.errors import InputError
-from core.grid import PatchGrid
-from core.keyed import content_keys
-from core.ranking import ranked_positions
-from core.resize import resize_exactly, sum_cells
-from core.statistics import spearman_rows
+from faithfulness.core.checks import check_images, check_maps, check_targets
+from faithfulness.core.deletion import delete_cells, fill_pixels
+from faithfulness.core.errors import InputError
+from faithfulness.core.grid import PatchGrid
+from faithfulness.core.keyed import content_keys
+from faithfulness.core.ranking import ranked_positions
+from faithfulness.core.resize import resize_exactly
+from faithfulness.core.statistics import spearman_rows
 
 
 def deleted_logits(
@@ -55,12 +55,23 @@ def output_drops(
 
     Args:
         model: images -> logits (B, classes), in evaluation mode; runs without gradients.
-        images: normalised images (B, C, H, W) that the grid divides.
+        images: normalized images (B, C, H, W) that the grid divides.
         targets: (B,) class indices, the ground truth in the published protocol.
-        fill: `zeros`, `mean`, `random`, `blur` or `blur-published`; see `core.delete_cells`.
+        fill: `zeros`, `mean`, `random`, `blur` or `blur-published`; see `faithfulness.core.delete_cells`.
         output: f is the target's `logit`, or its `probability` after the softmax (the published design study).
         chunk: the most images in one forward pass.
     Source: Hesse et al. 2024, section 3.
+
+    >>> import torch
+    >>> from faithfulness import PatchGrid
+    >>> from idsds import output_drops
+    >>> def model(images):  # two logits: the sum of the pixels, and the largest
+    ...     return torch.stack([images.sum(dim=(1, 2, 3)), images.amax(dim=(1, 2, 3))], dim=1)
+    >>> images = torch.arange(16.0).view(1, 1, 4, 4)
+    >>> output_drops(model, images, torch.tensor([0]), PatchGrid(2, 2))
+    tensor([[10., 18., 42., 50.]])
+    >>> output_drops(model, images, torch.tensor([1]), PatchGrid(2, 2))
+    tensor([[0., 0., 0., 2.]])
     """
     check_images(images, targets)
     with torch.no_grad():
@@ -104,17 +115,17 @@ def rank_correlation(
 
     Args:
         scale: (B,) magnitude that the drops are rounded by instead, the logits' (`drop_scale`).
-    Source: Hesse et al. 2024, section 3; the rounding is this suite's own (`core.ranking`).
+    Source: Hesse et al. 2024, section 3; the rounding is this suite's own (`faithfulness.core.ranking`).
+
+    >>> import torch
+    >>> from idsds import rank_correlation
+    >>> drops = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
+    >>> rank_correlation(drops, torch.tensor([[10.0, 20.0, 40.0, 30.0], [7.0, 7.0, 7.0, 7.0]]))
+    tensor([0.8000,    nan], dtype=torch.float64)
     """
     if drops.shape != sums.shape or drops.dim() != 2:
         raise InputError(f"expected two (B, cells), got {tuple(drops.shape)} and {tuple(sums.shape)}")
     return spearman_rows(drops, sums, scale)
-
-
-def cell_sums(maps: Tensor, grid: PatchGrid, size: tuple[int, int], upsample: str = "bilinear") -> Tensor:
-    """Attribution per cell (B, cells), float64: channels summed, brought to image size, summed in each cell."""
-    grid.check(*size)
-    return sum_cells(maps, grid.rows, grid.cols, size, upsample)
 
 
 def incremental_deletion(
@@ -142,6 +153,14 @@ def incremental_deletion(
         maps: attribution (B, C, h, w), upsampled to the images.
         explain: given instead of `maps`, re-attributes the partly deleted image at every step.
     Source: Hesse et al. 2024, appendix; after Samek et al. 2017.
+
+    >>> import torch
+    >>> from idsds import incremental_deletion
+    >>> def model(images):  # the first logit is the sum of the pixels, the other 0
+    ...     return torch.nn.functional.pad(images.sum(dim=(2, 3)), (0, 1))
+    >>> images, targets = torch.tensor([[[[3.0, 1.0], [0.0, -1.0]]]]), torch.tensor([0])
+    >>> incremental_deletion(model, images, targets, images, steps=4, order="descending")
+    tensor([[0.9526, 0.5000, 0.2689, 0.2689]])
     """
     check_images(images, targets)
     if order not in ("ascending", "descending"):
@@ -155,11 +174,7 @@ def incremental_deletion(
     probabilities = []
     for step in range(steps):
         current = fill_pixels(images, deleted, fill, keys) if step else images
-        with torch.no_grad():
-            logits = torch.cat([model(part) for part in current.split(chunk)])
-        check_targets(targets, logits.shape[1])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        probabilities.append(logits.softmax(dim=1).gather(1, targets[:, None]).squeeze(1))
+        probabilities.append(_target_probabilities(model, current, targets, chunk))
         if ranked is None or explain is not None:
             found = check_maps(maps if explain is None else explain(current, targets), images)
             sizes = resize_exactly(
@@ -169,6 +184,16 @@ def incremental_deletion(
         count = (step + 1) * pixels // steps
         deleted = torch.zeros_like(deleted.flatten(1)).scatter_(1, ranked[:, :count], True).view_as(deleted)
     return torch.stack(probabilities, dim=1)
+
+
+def _target_probabilities(
+    model: nn.Module | Callable[[Tensor], Tensor], images: Tensor, targets: Tensor, chunk: int
+) -> Tensor:
+    """The targets' probabilities (B,), float32 at least."""
+    with torch.no_grad():
+        logits = torch.cat([model(part) for part in images.split(chunk)])
+    check_targets(targets, logits.shape[1])
+    return outputs_of(logits, "probability").gather(1, targets[:, None]).squeeze(1)
 
 
 def _removal_order(values: Tensor, deleted: Tensor, descending: bool) -> Tensor:

@@ -1,0 +1,9 @@
+from .attribution import create_attribution as create_attribution
+from .attribution import list_attributions as list_attributions
+from .attribution import register_attribution as register_attribution
+from .backbones import Backbone as Backbone
+from .backbones import create_backbone as create_backbone
+from .core import DeletionSpec as DeletionSpec
+from .core import InputError as InputError
+from .core import PatchGrid as PatchGrid
+from .core import delete_cells as delete_cells

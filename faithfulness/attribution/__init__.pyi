@@ -1,0 +1,17 @@
+from .base import ATTRIBUTIONS as ATTRIBUTIONS
+from .base import Attribution as Attribution
+from .base import Passes as Passes
+from .base import frozen as frozen
+from .base import gradient as gradient
+from .base import register_attribution as register_attribution
+from .base import select_logits as select_logits
+from .describe import AttributionRow as AttributionRow
+from .describe import attribution_table as attribution_table
+from .describe import describe_attributions as describe_attributions
+from .describe import expand_attributions as expand_attributions
+from .guard import Guarded as Guarded
+from .published import published_table as published_table
+from .spec import AttributionSpec as AttributionSpec
+from .spec import create_attribution as create_attribution
+from .spec import list_attributions as list_attributions
+from .spec import parse_attribution as parse_attribution

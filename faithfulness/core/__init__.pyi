@@ -1,0 +1,12 @@
+from .checks import check_logits as check_logits
+from .deletion import FILLS as FILLS
+from .deletion import LEAKING_FILLS as LEAKING_FILLS
+from .deletion import WHOLE as WHOLE
+from .deletion import DeletionSpec as DeletionSpec
+from .deletion import delete_cells as delete_cells
+from .deletion import fill_pixels as fill_pixels
+from .errors import InputError as InputError
+from .grid import PatchGrid as PatchGrid
+from .ranking import is_constant as is_constant
+from .resize import resize_maps as resize_maps
+from .tables import format_table as format_table

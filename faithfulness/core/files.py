@@ -1,0 +1,217 @@
+"""Files that are whole or absent, and folders that a command may write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from faithfulness.core.errors import InputError
+
+
+def jsonable(value: Any) -> Any:
+    """What strict JSON can hold: NaN and infinity as null, lists for tuples, plain numbers for numpy's."""
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write strict, readable JSON, whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(jsonable(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+_EPOCHS = ("settings.json", "lightning/*", "logs/*", "deletions/*")
+_WEIGHTS = ("model.safetensors", "config.json", "training.json", "README.md")
+OF_TRAINING = (*_EPOCHS, *_WEIGHTS, *(f"last/{name}" for name in _WEIGHTS))
+"""The files that a training run writes; `*` spans folders."""
+OF_EVALUATION = (
+    "summary.json",
+    "per_image.parquet",
+    "smoothing.parquet",
+    "bins.npz",
+    "plots/*.png",
+    "compositions/*.parquet",
+)
+"""The files of an evaluation whose summary doesn't list them, as of earlier ones."""
+
+
+def check_out(
+    out: Path, overwrite: bool = False, *, kind: str | None = None, inputs: Iterable[str | Path | None] = ()
+) -> None:
+    """Refuse an output folder that a command must not write, before anything is read or removed.
+
+    Args:
+        out: may be new or empty; with `overwrite` it may hold a run of the same `kind`, and that only.
+        kind: a protocol's name, or `training`; None stands for any evaluation's.
+        inputs: what the command reads, as its flags have it (PATH, KIND:PATH, names): `out` must be
+            none of these, nor inside one, nor above one, however they are spelled or linked.
+    Raises:
+        InputError: what is in the way.
+    """
+    try:
+        target = out.expanduser().resolve()
+        target.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"--out {str(out)[:80]!r} is no name of a folder: {str(error).splitlines()[0]}") from error
+    for given, path in _paths_of(inputs):
+        splits = [(path / name).resolve() for name in ("train", "val") if ":" in given and (path / name).is_dir()]
+        parts = splits or [path]
+        inside = any(part in (target, *target.parents) for part in parts)  # beside the splits of a data set is fine
+        if target in (path, *parts) or inside or any(target in part.parents for part in (path, *parts)):
+            how = "is" if path == target else "lies inside" if inside else "is above"
+            raise InputError(f"--out {out} {how} {given}, which is read; choose another folder")
+    above = next(folder for folder in (target, *target.parents) if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"--out {out} is a file" if above == target else f"--out {out}: {above} is a file")
+    if not os.access(above if above != target else target.parent, os.W_OK):
+        raise InputError(f"--out {out}: no permission to write in {above}")
+    if above != target or not any(target.iterdir()):
+        return
+    held = kind_of_run(target)
+    if held is None or (held == "training" if kind is None else held != kind):
+        raise InputError(f"--out {out} already holds {_describe_run(target)}; choose another folder")
+    if not overwrite:
+        raise InputError(
+            f"--out {out} already holds {_describe_run(target)}; choose another folder, or pass --overwrite to "
+            "replace it"
+        )
+    foreign = next((path for path in files_in(target) if not _is_own(path, held, target)), None)
+    if foreign is not None:
+        raise InputError(f"--out {out} holds {foreign}, which no run wrote; choose another folder")
+
+
+def _paths_of(inputs: Iterable[str | Path | None]) -> Iterator[tuple[str, Path]]:
+    """What flags name that exists, as written and resolved: PATH, and PATH of KIND:PATH."""
+    for given in map(str, filter(None, inputs)):
+        kind, _, rest = given.partition(":")
+        for text in (given, "" if kind in ("timm", "torchvision", "hf-hub") else rest):
+            if text and Path(text).expanduser().exists():
+                yield given, Path(text).expanduser().resolve()
+
+
+def kind_of_run(folder: Path) -> str | None:
+    """The kind of run in a folder, a protocol's name or `training`; None for anything else, a bare checkpoint too."""
+    if (folder / "settings.json").is_file():
+        return "training"
+    if any((folder / name).exists() for name in _WEIGHTS[:3]):
+        return None
+    summary = _read_summary(folder)
+    return str(summary["protocol"]) if {"schema", "protocol"} <= summary.keys() else None
+
+
+def _read_summary(folder: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def _describe_run(folder: Path) -> str:
+    kind = kind_of_run(folder)
+    if kind == "training":
+        return "a training run"
+    if kind is None:
+        weights = (folder / _WEIGHTS[0]).exists()
+        return "a checkpoint" if weights else "files that are not a run's"
+    summary = _read_summary(folder)
+    try:
+        return f"a run ({kind} of {summary['model']['name']} on {summary['data']['name']})"
+    except (KeyError, TypeError):
+        return f"a run ({kind})"
+
+
+def _is_own(path: str, kind: str, folder: Path) -> bool:
+    """Whether a run of that kind wrote a file: its summary lists it, or it is called as such runs call theirs."""
+    listed = _read_summary(folder).get("files")
+    if kind != "training" and isinstance(listed, list) and listed:
+        return path in listed
+    patterns = OF_TRAINING if kind == "training" else OF_EVALUATION
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def files_in(folder: Path) -> list[str]:
+    """Everything below a folder that isn't itself a folder, sorted; links count as files and aren't followed."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        links = (name for name in folders if (Path(root) / name).is_symlink())
+        found += [(Path(root) / name).relative_to(folder).as_posix() for name in (*files, *links)]
+    return sorted(found)
+
+
+@contextmanager
+def atomic_directory(
+    out: Path, overwrite: bool = False, *, kind: str | None = None, inputs: Iterable[str | Path | None] = ()
+) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place when the block ends well. Arguments as in `check_out`."""
+    inputs = list(inputs)
+    check_out(out, overwrite, kind=kind, inputs=inputs)
+    out = out.expanduser().resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        check_out(out, overwrite, kind=kind, inputs=inputs)  # hours may have passed
+        swap_directory(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def swap_directory(new: Path, out: Path) -> None:
+    """Put a complete folder in the place of another, which is removed only once the new one is there.
+
+    Both must lie on one file system. The old folder steps aside by a rename, so whatever interrupts
+    this, each of the two is whole under some name.
+    """
+    if not out.exists():
+        new.rename(out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced.", dir=out.parent))
+    out.rename(aside)
+    try:
+        new.rename(out)
+    except BaseException:
+        if not out.exists():
+            aside.rename(out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

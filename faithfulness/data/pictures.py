@@ -1,0 +1,56 @@
+"""Picture files → RGB of 8 bits, with every other depth scaled by what its format means, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from faithfulness.data.base import CorruptImage
+
+_PHOTOMETRIC, _PLANAR, _BITS = 262, 284, 258
+"""Tags of TIFF (version 6.0): whether 0 is white, whether channels lie apart, bits per channel."""
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode a file as RGB, 8 bits.
+
+    16 bits are scaled so that 65535 is white, in gray as in color, 12 so that 4095 is. Floating point
+    is read with 1 as white. Transparency is dropped: a pixel has the color that lies under it, as with torchvision's
+    folders. The orientation that a camera noted (EXIF) is left alone, and of several frames the
+    first is taken.
+
+    Raises:
+        CorruptImage: a file that can't be decoded; floating point outside [0, 1] and integers of 32
+            bits, whose white no format tells.
+    """
+    try:
+        with Image.open(path) as picture:
+            return to_rgb(picture)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CorruptImage(f"corrupt image {path} ({reason}); --skip-corrupt counts such files and goes on") from error
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """An opened picture as RGB, 8 bits; ValueError says why it can't be."""
+    tags: Any = getattr(picture, "tag_v2", {})
+    if tags.get(_PLANAR) == 2 and max(tags.get(_BITS, (8,))) > 8:
+        raise ValueError("16 bits in separate planes, which Pillow misreads; save it with interleaved channels")
+    mode = picture.mode
+    if mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM")):
+        white = 2.0 ** max(tags.get(_BITS, (16,))) - 1
+    elif mode == "F":
+        white = 1.0
+    elif mode == "I":
+        raise ValueError("integers of more than 16 bits have no agreed white; save it with 8 or 16")
+    else:
+        return picture.convert("RGB")
+    gray = np.asarray(picture).astype(np.float64) / white
+    if not ((gray >= 0) & (gray <= 1)).all():
+        raise ValueError("floating point outside [0, 1] has no agreed white; scale it, or save it with 8 or 16 bits")
+    if tags.get(_PHOTOMETRIC) == 0:
+        gray = 1 - gray
+    return Image.fromarray((gray * 255).round().astype(np.uint8)).convert("RGB")

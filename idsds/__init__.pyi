@@ -1,0 +1,16 @@
+from .evidence import DomainEvidence as DomainEvidence
+from .evidence import domain_evidence as domain_evidence
+from .evidence import probe_images as probe_images
+from .functional import deleted_logits as deleted_logits
+from .functional import drop_scale as drop_scale
+from .functional import drops_of as drops_of
+from .functional import incremental_deletion as incremental_deletion
+from .functional import output_drops as output_drops
+from .functional import outputs_of as outputs_of
+from .functional import rank_correlation as rank_correlation
+from .metric_directions import METRICS as METRICS
+from .observation import evidence_of as evidence_of
+from .observation import finite_logits as finite_logits
+from .observation import in_chunks as in_chunks
+from .observation import probe_features as probe_features
+from .observation import whole_logits as whole_logits
