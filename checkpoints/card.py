@@ -15,23 +15,14 @@ def model_card(name: str, config: dict[str, Any], training: dict[str, Any]) -> s
         rows_cols = "×".join(str(side) for side in deletion["grid"])
         seen = (
             f"With probability {deletion['probability']}, exactly one cell of a {rows_cols} grid, chosen uniformly, "
-            f"was replaced by `{deletion['fill']}` (on normalised input)."
+            f"was replaced by `{deletion['fill']}` (on normalized input)."
         )
     else:
         seen = "The model was trained on whole images only: deleting patches takes it out of its domain."
     segmentation = config.get("task") == "segmentation"
     tags = "image-segmentation, attribution, dea" if segmentation else "image-classification, attribution, idsds"
-    library = "" if segmentation else "library_name: timm\n"
-    load = (
-        f"""from checkpoints import load_segmenter
-model = load_segmenter("{name}").backbone.eval()   # the folder"""
-        if segmentation
-        else f"""import timm
-model = timm.create_model("local-dir:{name}", pretrained=True)   # any folder name"""
-    )
-    command = "eval.dea" if segmentation else "eval.idsds"
-    kind, _, path = training.get("data", {}).get("name", "").partition(":")
-    data = f" --data {kind}:PATH" if path else ""
+    library = "" if segmentation or config.get("own") else "library_name: timm\n"
+    load, command = _how_to_use(name, config, training.get("data", {}).get("name", ""))
     return f"""---
 {library}tags: [{tags}]
 ---
@@ -56,7 +47,7 @@ Trained on `{training.get("data", {}).get("name", "unknown")}` at {config["pretr
 ```
 
 ```sh
-python -m {command} --model {name}{data}
+{command}
 ```
 
 ## Settings
@@ -67,3 +58,20 @@ python -m {command} --model {name}{data}
 
 Every setting, version, commit and data fingerprint is in `training.json`.
 """
+
+
+def _how_to_use(name: str, config: dict[str, Any], trained_on: str) -> tuple[str, str]:
+    """Lines of Python that load the checkpoint, and the command that scores it."""
+    segmentation = config.get("task") == "segmentation"
+    code = f"path/to/file.py:{config['architecture']}" if config.get("own") else None
+    kind, _, path = trained_on.partition(":")
+    command = f"python -m {'eval.dea' if segmentation else 'eval.idsds'} --model {name}"
+    if path:
+        command += f" --data {trained_on if kind.endswith('.py') else f'{kind}:PATH'}"
+    if not segmentation and not code:
+        load = f'import timm\nmodel = timm.create_model("local-dir:{name}", pretrained=True)   # any folder name'
+        return load, command
+    loader = "load_segmenter" if segmentation else "load_model"
+    arguments = f'"{name}", arch="{code}"' if code else f'"{name}"'
+    load = f"from checkpoints import {loader}\nmodel = {loader}({arguments}).model.eval()   # the folder"
+    return load, command + (f" --arch {code}" if code else "")

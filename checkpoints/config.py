@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.models import PretrainedCfg, build_model_with_cfg
 from timm.models import model_entrypoint as entry_point
-from torch import Tensor, nn
+from torch import nn
 
-from backbones.segmentation import TORCHVISION
-from core.errors import InputError, unknown_name
+from faithfulness.backbones.segmentation import TORCHVISION
+from faithfulness.core.errors import InputError, unknown_name
 
 CONFIG = "config.json"
 KEYS = frozenset(
     (
         *("architecture", "num_classes", "num_features", "global_pool", "model_args", "pretrained_cfg"),
-        *("label_names", "label_descriptions", "task", "deletion", "composite"),
+        *("label_names", "label_descriptions", "task", "deletion", "composite", "own"),
     )
 )
 SOURCES = frozenset(("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source"))
@@ -49,6 +48,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "label_names": (list, type(None)),
     "deletion": (dict, type(None)),
     "composite": (dict, type(None)),
+    "own": (bool,),
 }
 _REQUIRED = ("architecture", "num_classes", "pretrained_cfg")
 
@@ -56,40 +56,49 @@ _REQUIRED = ("architecture", "num_classes", "pretrained_cfg")
 def check_config(config: dict[str, Any], folder: Path) -> None:
     """Raise InputError unless the config only shapes a network that is known by name.
 
-    Checks the keys of the whole, of `pretrained_cfg` and of `model_args`, and what kind of values they hold.
+    Checks the keys of the whole, of `pretrained_cfg` and of `model_args`, and what kind of values they hold. A network
+    of the user's own (`own`) is known by a name that only the person who loads it can tell the code of.
     """
     path = folder / CONFIG
     _only_known(config, KEYS, path, "")
     for key in (*_REQUIRED, *(key for key in _KINDS if key in config)):
-        if not isinstance(config.get(key), _KINDS[key]) or isinstance(config[key], bool):
+        if not isinstance(config.get(key), _KINDS[key]) or (isinstance(config[key], bool) and key != "own"):
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in _KINDS[key])
             raise InputError(f"{path}: expected {expected} as {key}, got {config.get(key)!r}")
+    _check_data(config["pretrained_cfg"], path)
     name = config["architecture"]
+    if config.get("own"):
+        _check_own(config, path)
+        return
     segmentation = config.get("task") == "segmentation"
     if not (segmentation and name in TORCHVISION) and (_is_address(name) or not timm.is_model(name)):
         raise unknown_name(f"{path}: architecture", name, timm.list_models())
-    pretrained, arguments = config["pretrained_cfg"], network_arguments(config)
-    _only_known(pretrained, PRETRAINED_KEYS, path, " in pretrained_cfg")
-    size = pretrained.get("input_size")
-    if not isinstance(size, list) or len(size) != 3 or not all(type(side) is int and side > 0 for side in size):
-        raise InputError(f"{path}: expected channels, height and width as input_size in pretrained_cfg, got {size!r}")
+    arguments = network_arguments(config)
     _only_known(arguments, _arguments_of(name, segmentation), path, " in model_args")
     for key, value in arguments.items():
         if any(_is_address(text) for text in _texts(value)):
             raise InputError(f"{path}: {key} in model_args holds a path or an address, {value!r}")
 
 
+def _check_data(pretrained: dict[str, Any], path: Path) -> None:
+    _only_known(pretrained, PRETRAINED_KEYS, path, " in pretrained_cfg")
+    size = pretrained.get("input_size")
+    if not isinstance(size, list) or len(size) != 3 or not all(type(side) is int and side > 0 for side in size):
+        raise InputError(f"{path}: expected channels, height and width as input_size in pretrained_cfg, got {size!r}")
+
+
+def _check_own(config: dict[str, Any], path: Path) -> None:
+    """A network of the user's own: its code, and what the code is called with, come from the person alone."""
+    if not config["architecture"].isidentifier():
+        raise InputError(f"{path}: expected the name of a function as architecture, got {config['architecture']!r}")
+    if config.get("model_args"):
+        raise InputError(f"{path}: model_args of a network of the user's own come from --model-args alone")
+
+
 def network_arguments(config: dict[str, Any]) -> dict[str, Any]:
     """What a config says of the network's shape besides its name and classes, which timm's own says twice."""
     arguments = config.get("model_args") or {}
     return {key: value for key, value in arguments.items() if (key, value) != ("num_classes", config["num_classes"])}
-
-
-def check_weights(state: dict[str, Tensor], path: Path) -> None:
-    """Raise InputError, with its name, if a tensor holds NaN or infinity."""
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"{path}: {name} holds NaN or infinity; the training that wrote it has diverged")
 
 
 def _only_known(given: dict[str, Any], known: Iterable[str], path: Path, where: str) -> None:

@@ -1,7 +1,7 @@
 """A checkpoint is a folder that timm itself can load, and that says how the model saw deletion.
 
 model.safetensors   weights
-config.json         timm's model config, plus `deletion`, `composite` and `label_names`
+config.json         timm's model config, plus `deletion`, `composite`, `label_names`, and `own` for a user's network
 training.json       settings, versions, commit, data fingerprint, metrics, digest of the weights
 README.md           model card
 """
@@ -13,31 +13,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+import timm
+from safetensors.torch import save_file
+from torch import nn
 
-from backbones import Explainable, TimmBackbone, create_backbone
 from checkpoints.card import model_card
-from checkpoints.config import CONFIG, SOURCES, check_config, check_weights, network_arguments
-from core.deletion import DeletionSpec
-from core.errors import InputError
-from core.results import atomic_file, sha256_file, write_json
+from checkpoints.config import CONFIG, PRETRAINED_KEYS, check_config
+from faithfulness.backbones import Explainable, InputOnlyModel, OwnSegmenter, TimmBackbone
+from faithfulness.core.deletion import DeletionSpec
+from faithfulness.core.errors import InputError
+from faithfulness.core.files import atomic_file, sha256_file, write_json
 
 WEIGHTS, TRAINING, CARD = "model.safetensors", "training.json", "README.md"
-_FOREIGN = SOURCES | {"license", "origin_url", "paper_ids"}
-"""What timm says of its own weights, and is untrue of those that are saved."""
-
+DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+_FOREIGN = {"license", "origin_url", "paper_ids", "architecture", "label_names", "test_input_size"}
+"""What timm says of its own weights, and is untrue of those that are saved, or stands elsewhere in the config."""
 
 Model = TypeVar("Model", bound=Explainable)
 
 
 @dataclass(frozen=True)
 class Checkpoint(Generic[Model]):
-    """A loaded model and what is known of it; `deletion` is None for a model that never saw any."""
+    """A loaded model and what is known of it; `deletion` is None for a model that never saw any.
 
-    backbone: Model
+    Attributes:
+        name: what tables call it: the last two parts of a path, so that two checkpoints of one architecture differ.
+        path: what the user named; None for a module that was given itself.
+        architecture: timm's or torchvision's name, or that of the user's own code.
+        sha256: digest of the weights' file.
+        composite: how it saw grids in training.
+    """
+
+    model: Model
     name: str
+    path: str | None = None
+    architecture: str = ""
     deletion: DeletionSpec | None = None
     classes: list[str] | None = None
     training: dict[str, Any] | None = None
@@ -48,6 +58,8 @@ class Checkpoint(Generic[Model]):
         """The `model` entry of `summary.json`."""
         return {
             "name": self.name,
+            "path": self.path,
+            "architecture": self.architecture,
             "sha256": self.sha256,
             "deletion": self.deletion.to_dict() if self.deletion else None,
         } | ({"composite": self.composite} if self.composite else {})
@@ -55,7 +67,7 @@ class Checkpoint(Generic[Model]):
 
 def save_checkpoint(
     folder: Path,
-    backbone: TimmBackbone,
+    backbone: Any,
     *,
     deletion: DeletionSpec | None,
     classes: list[str],
@@ -64,9 +76,46 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint folder; each file whole or not at all, the weights first.
 
-    `composite` says how the model saw grids in training: share of the images, scale, setting.
+    A timm model is saved so that timm itself can load it; of any other the folder holds no more than the name
+    of the code that makes it, and whoever loads it says where that is.
+
+    Args:
+        backbone: a `TimmBackbone`, or a network of the user's own as `load_model` gives it.
+        composite: how the model saw grids in training: share of the images, scale, setting.
     """
-    write_folder(folder, backbone.model, _timm_config(backbone) | {"composite": composite}, deletion, classes, training)
+    config = _timm_config(backbone) if is_known(backbone) else own_config(backbone)
+    write_folder(folder, own_weights(backbone), config | {"composite": composite}, deletion, classes, training)
+
+
+def is_known(backbone: nn.Module) -> bool:
+    """Whether timm can build a network again, from its name and arguments that a file can hold."""
+    if not isinstance(backbone, TimmBackbone) or backbone.own or not timm.is_model(backbone.name):
+        return False
+    try:
+        json.dumps(backbone.arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def own_weights(model: nn.Module) -> nn.Module:
+    """The module whose weights a checkpoint holds: a wrapped one itself, whatever it is wrapped in."""
+    return model.model if isinstance(model, TimmBackbone | InputOnlyModel | OwnSegmenter) else model
+
+
+def own_config(model: Any) -> dict[str, Any]:
+    """The config of a network of the user's own."""
+    return {
+        "architecture": own_name(model),
+        "own": True,
+        "num_classes": model.num_classes,
+        "pretrained_cfg": {key: model.data_config[key] for key in DATA_KEYS if key in model.data_config},
+    }
+
+
+def own_name(model: Any) -> str:
+    """What the code is called that makes a network: the function that was named, or the class."""
+    return model.own or type(own_weights(model)).__name__
 
 
 def write_folder(
@@ -90,80 +139,17 @@ def write_folder(
 
 
 def _timm_config(backbone: TimmBackbone) -> dict[str, Any]:
-    model: nn.Module = backbone.model
-    source: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[call-overload]
-    pretrained = {key: value for key, value in source.items() if key not in _FOREIGN and value is not None}
-    pretrained.pop("architecture", None)
-    pretrained.pop("label_names", None)
-    pretrained.pop("test_input_size", None)
-    data = backbone.data_config
-    pretrained |= {key: data[key] for key in ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")}
+    known = PRETRAINED_KEYS - _FOREIGN
+    pretrained = {key: value for key, value in backbone.pretrained_cfg.items() if key in known and value is not None}
+    pretrained |= {key: backbone.data_config[key] for key in DATA_KEYS}
+    features = getattr(backbone.model, "num_features", None)
     return {
         "architecture": backbone.name,
         "num_classes": backbone.num_classes,
-        "num_features": int(model.num_features),  # type: ignore[arg-type]
+        **({"num_features": features} if isinstance(features, int) else {}),
         "model_args": backbone.arguments,
         "pretrained_cfg": pretrained | {"num_classes": backbone.num_classes, "custom_load": False},
     }
-
-
-def load_checkpoint(folder: Path, input_size: int | None = None) -> Checkpoint[TimmBackbone]:
-    """Read a checkpoint folder.
-
-    The weights are `model.safetensors`, read here: timm's own loader of folders takes other files too.
-
-    Args:
-        input_size: side of the images in pixels; the one it was trained with by default.
-    Raises:
-        InputError: a folder that is incomplete, a config that says more than a network's shape, weights
-            that aren't those recorded, don't fit or aren't numbers, a size that the network can't take.
-    """
-    config, training, digest = read_folder(folder)
-    if config.get("task") == "segmentation":
-        raise InputError(f"{folder} holds a segmentation network; evaluate it with eval.dea")
-    name, arguments = config["architecture"], network_arguments(config)
-    pretrained = config["pretrained_cfg"] | {"num_classes": config["num_classes"]}
-    backbone = create_backbone(name, config["num_classes"], pretrained_cfg=pretrained, **arguments)
-    backbone.arguments = arguments
-    fill_weights(backbone.model, read_folder_weights(folder), folder / WEIGHTS)
-    if input_size:
-        backbone.set_input_size(input_size)
-    return describe_checkpoint(backbone, folder, config, training, digest)
-
-
-def read_folder_weights(folder: Path) -> dict[str, Tensor]:
-    """The state dict of a folder; InputError if it can't be read or holds NaN or infinity."""
-    try:
-        state = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"can't read weights from {folder / WEIGHTS}: {str(error).splitlines()[0]}") from error
-    check_weights(state, folder / WEIGHTS)
-    return state
-
-
-def fill_weights(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load a state dict into the network it was made from; InputError if it doesn't fit."""
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:200]
-        raise InputError(f"the weights in {path} don't fit: {first}") from error
-
-
-def describe_checkpoint(
-    backbone: Model, folder: Path, config: dict[str, Any], training: dict[str, Any] | None, digest: str
-) -> Checkpoint[Model]:
-    """A loaded model with what its folder says of it."""
-    spec = config.get("deletion")
-    return Checkpoint(
-        backbone,
-        str(config.get("architecture", folder.name)),
-        DeletionSpec.from_dict(spec) if spec else None,
-        config.get("label_names"),
-        training,
-        digest,
-        config.get("composite"),
-    )
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None, str]:

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbones import TimmBackbone
-from core.errors import InputError
-from core.keyed import keyed_uniform, make_keys
 from difull.cells import check_scale, compose_grid
 from difull.settings import DiPart
+from faithfulness.core.errors import InputError
+from faithfulness.core.keyed import keyed_uniform, make_keys
 
 _COMPOSITE = 14
 """What the random numbers are for: which images of a batch go into grids, and where."""
@@ -55,7 +54,7 @@ class CompositeSpec:
 class Composite:
     """Logits of a batch of which some images stand in grids, each seen by its own cell's DiPart head."""
 
-    def __init__(self, spec: CompositeSpec, backbone: TimmBackbone):
+    def __init__(self, spec: CompositeSpec, backbone: Any):
         self.spec = spec
         self.setting = DiPart(backbone, spec.scale)
         self.setting.split("input", 0)  # refuses a network that has no cell's part

@@ -10,23 +10,33 @@ import lightning as L
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import Module, ModuleDict
+from torch.nn import CrossEntropyLoss, Module, ModuleDict
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassJaccardIndex
 
-from backbones import TimmBackbone
-from core.deletion import DeletionSpec
-from core.errors import InputError
-from core.keyed import content_keys, make_keys
-from core.results import atomic_file
-from data import Batch, ImageData, KeyedBatches, KeyedSamples, make_loader, normalize
+from faithfulness.backbones import Segmenter
+from faithfulness.core.deletion import DeletionSpec
+from faithfulness.core.errors import InputError
+from faithfulness.core.files import atomic_file
+from faithfulness.core.keyed import make_keys
+from faithfulness.data import (
+    Batch,
+    IndexedData,
+    KeyedBatches,
+    KeyedSamples,
+    augment_batch,
+    digest_pixels,
+    make_loader,
+    normalize,
+)
+from faithfulness.data.segmentation import VOID
 from training.composite import Composite, CompositeSpec
-from training.recipe import Recipe, loss_function
+from training.optimization import loss_function, make_optimizer
+from training.recipe import Recipe
 
-_FILL, _AUGMENT, _GLOBAL, _VALIDATION = 11, 12, 13, -1
-"""What random numbers are for: the random fill, augmentation, dropout and its kin, the validation's cells."""
-_LOOKS = 16
-"""Pixels per side of a sample that the record's digest is made of."""
+_FILL, _GLOBAL, _VALIDATION = 11, 13, -1
+"""What random numbers are for: the random fill, dropout and its kin, the validation's cells."""
 
 
 class DeletionFineTuner(L.LightningModule):
@@ -39,6 +49,7 @@ class DeletionFineTuner(L.LightningModule):
     Args:
         deletions: folder for the record of what was trained on, a parquet file per epoch and rank: the samples
             in their order, a digest of their pixels before the deletion, and the deleted cells.
+        data: what is trained on; it augments batches where that isn't done as they are read.
     """
 
     measure: str
@@ -51,21 +62,18 @@ class DeletionFineTuner(L.LightningModule):
         recipe: Recipe,
         seed: int,
         deletions: Path,
+        data: IndexedData,
         loss: Module,
         make_metric: Callable[[], Metric],
     ):
         super().__init__()
         self.backbone, self.deletion, self.recipe, self.seed = backbone, deletion, recipe, seed
-        self.deletions, self.loss = deletions, loss
+        self.deletions, self.data, self.loss = deletions, data, loss
         self.measures = (self.measure, f"{self.measure}_deleted")
         self.metrics = ModuleDict({name: make_metric() for name in self.measures})
         self._record: list[dict[str, Tensor]] = []
         self._corrupt: set[int] = set()
         self._validated = 0
-
-    def augment(self, images: Tensor, keys: Tensor) -> Tensor:
-        """The batch's pictures, changed at random by key where the data are not augmented as they are read."""
-        return images
 
     def loss_of(self, images: Tensor, labels: Tensor, keys: Tensor) -> Tensor:
         """The training loss of a batch; `keys` (B,) are of (seed, epoch, sample index)."""
@@ -82,7 +90,7 @@ class DeletionFineTuner(L.LightningModule):
     def configure_optimizers(self) -> Any:
         # Not Lightning's estimate of the steps: it would make the loader before a resumed run's epoch is known.
         steps = self.trainer.datamodule.steps_per_epoch  # type: ignore[attr-defined]
-        optimizer, schedule = self.recipe.make_optimizer(self.backbone, self.recipe.epochs * steps, steps)
+        optimizer, schedule = make_optimizer(self.recipe, self.backbone, self.recipe.epochs * steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
@@ -94,7 +102,7 @@ class DeletionFineTuner(L.LightningModule):
         if "image" not in batch:
             return self.shared(self._no_loss(), 0)
         keys = make_keys(self.seed, batch["epoch"], batch["index"])
-        pixels = self.augment(batch["image"], make_keys(keys, _AUGMENT))
+        pixels = augment_batch(self.data, batch["image"], keys)
         cells = self.deletion.sample_cells(self.seed, batch["epoch"], batch["index"])
         images = self.deletion.delete(normalize(pixels, self.backbone.data_config), cells, make_keys(keys, _FILL))
         loss = self.loss_of(images, batch["label"], keys)
@@ -189,16 +197,8 @@ class DeletionFineTuner(L.LightningModule):
         return len(self._corrupt)
 
 
-def digest_pixels(pixels: Tensor) -> Tensor:
-    """One int64 per image from a grid of its pixels, uint8 (B, 3, H, W) -> (B,): another crop, another digest."""
-    rows, cols = (
-        torch.linspace(0, side - 1, min(side, _LOOKS), device=pixels.device).long() for side in pixels.shape[2:]
-    )
-    return content_keys(pixels[:, :, rows][..., cols].float())
-
-
 class PatchFineTuner(DeletionFineTuner):
-    """Classification of `data`: accuracy, its augmentation of batches, and the label in the record.
+    """Classification: accuracy, and the label in the record.
 
     With `composite`, part of each batch is composed into grids after the deletion.
     """
@@ -207,22 +207,20 @@ class PatchFineTuner(DeletionFineTuner):
 
     def __init__(
         self,
-        backbone: TimmBackbone,
+        backbone: Any,
         deletion: DeletionSpec,
         recipe: Recipe,
         seed: int,
         deletions: Path,
-        data: ImageData,
+        data: IndexedData,
         composite: CompositeSpec | None = None,
     ):
-        super().__init__(backbone, deletion, recipe, seed, deletions, loss_function(recipe.loss), MeanMetric)
-        self.data = data
+        super().__init__(backbone, deletion, recipe, seed, deletions, data, loss_function(recipe.loss), MeanMetric)
+        if composite:
+            composite.check(recipe.batch_size)
         self.composite = Composite(composite, backbone) if composite else None
         if composite:
             self.metrics["accuracy_grid"] = MeanMetric()
-
-    def augment(self, images: Tensor, keys: Tensor) -> Tensor:
-        return self.data.augment(images, keys)
 
     def update_metric(self, metric: Any, predictions: Tensor, labels: Tensor) -> None:
         metric.update((predictions == labels).float())
@@ -245,6 +243,35 @@ class PatchFineTuner(DeletionFineTuner):
 
     def record(self, batch: Batch) -> dict[str, Tensor]:
         return super().record(batch) | {"label": batch["label"]}
+
+
+class SegmentationFineTuner(DeletionFineTuner):
+    """Segmentation: cross entropy of every pixel that isn't void; mean IoU.
+
+    Pixels of the deleted cell keep their class, as a deleted image keeps its label in classification:
+    what is hidden there is to be told from the rest.
+    """
+
+    measure = "mean_iou"
+
+    def __init__(
+        self,
+        backbone: Segmenter,
+        deletion: DeletionSpec,
+        recipe: Recipe,
+        seed: int,
+        deletions: Path,
+        data: IndexedData,
+    ):
+        def mean_iou() -> MulticlassJaccardIndex:
+            return MulticlassJaccardIndex(backbone.num_classes, ignore_index=VOID)
+
+        super().__init__(
+            backbone, deletion, recipe, seed, deletions, data, CrossEntropyLoss(ignore_index=VOID), mean_iou
+        )
+
+    def update_metric(self, metric: Any, predictions: Tensor, labels: Tensor) -> None:
+        metric.update(predictions, labels)
 
 
 class KeyedData(L.LightningDataModule):

@@ -5,11 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-import torch
-from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
-
 Loss = Literal["cross_entropy", "binary_cross_entropy"]
 
 
@@ -33,17 +28,6 @@ class Recipe:
         """This recipe with whatever was given (not None) in its place."""
         names = {entry.name for entry in fields(self)}
         return replace(self, **{name: value for name, value in given.items() if name in names and value is not None})
-
-    def make_optimizer(self, model: nn.Module, total_steps: int, steps_per_epoch: int) -> tuple[Optimizer, LRScheduler]:
-        """The optimizer, and a schedule that is stepped once per batch."""
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if self.optimizer == "sgd":
-            optimizer: Optimizer = SGD(parameters, self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
-        else:
-            optimizer = AdamW(parameters, self.lr, weight_decay=self.weight_decay)
-        if self.schedule == "step":
-            return optimizer, StepLR(optimizer, self.step_epochs * steps_per_epoch, gamma=0.1)
-        return optimizer, OneCycleLR(optimizer, self.lr, total_steps=max(total_steps, 1), cycle_momentum=False)
 
 
 PUBLISHED = Recipe(model="resnet50", epochs=30, batch_size=256, lr=1e-3)
@@ -75,25 +59,8 @@ EMBEDDED_SEGMENTATION = replace(
 """For scenes of several `digits` at 64 px: strokes are some 5 px wide, so the head sees a map of stride 4 too."""
 
 
-def recipe_for(data: str, segmentation: bool = False) -> Recipe:
-    """The recipe that a data set starts from."""
-    embedded = data.partition(":")[0] == "digits"
+def recipe_for(rendered: bool, segmentation: bool = False) -> Recipe:
+    """The recipe that data start from: the embedded ones' where they are rendered, else the published one."""
     if segmentation:
-        return EMBEDDED_SEGMENTATION if embedded else SEGMENTATION
-    return EMBEDDED if embedded else PUBLISHED
-
-
-def loss_function(name: Loss) -> nn.Module:
-    """`binary_cross_entropy` takes one-hot targets, as B-cos networks are trained."""
-    return nn.CrossEntropyLoss() if name == "cross_entropy" else OneHotBinaryCrossEntropy()
-
-
-class OneHotBinaryCrossEntropy(nn.BCEWithLogitsLoss):
-    """Binary cross entropy of logits (B, classes) with one-hot targets: the mean over batch and classes.
-
-    Source: the published `BCEWithLogitsLoss()` of B-cos networks (Hesse et al. 2024, appendix).
-    """
-
-    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss of logits (B, classes) and labels (B,)."""
-        return super().forward(input, nn.functional.one_hot(target, input.shape[1]).to(input.dtype))
+        return EMBEDDED_SEGMENTATION if rendered else SEGMENTATION
+    return EMBEDDED if rendered else PUBLISHED

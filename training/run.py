@@ -1,204 +1,117 @@
-"""What every fine-tuning command does around its module: the folder, the trainer, the export."""
+"""A training from its options to its checkpoint: data, recipe, network, samples, epochs, export."""
 
 from __future__ import annotations
 
-import json
-import logging
-import shutil
-import sys
+import copy
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
-import lightning as L
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from core import InputError, PatchGrid
-from core.precision import use_precision
-from core.results import check_out, environment, write_json
-from data import IndexedData
+from checkpoints import Checkpoint, Task
+from checkpoints.format import WEIGHTS
+from checkpoints.load import short_name
+from faithfulness.core.errors import InputError
+from faithfulness.core.files import sha256_file
+from faithfulness.data import IndexedData, OwnImages, OwnMasks
+from training.composite import CompositeSpec
+from training.fit import Hardware, fit_and_export
+from training.folder import prepare_out
 from training.module import DeletionFineTuner, KeyedData
+from training.options import TrainingOptions, named
 from training.recipe import Recipe
 
-SETTINGS = "settings.json"
+
+def run_training(
+    options: TrainingOptions, make_module: Callable[..., DeletionFineTuner], composite: CompositeSpec | None = None
+) -> Checkpoint[Any]:
+    """Train as the options say, and write the checkpoint folder.
+
+    Args:
+        make_module: the class of the task's Lightning module.
+        composite: how a classifier sees grids.
+    Raises:
+        InputError: data, a network or a folder that can't be used; nothing is written then.
+    """
+    task, deletion = options.task, options.deletion()
+    train, val = _open(task, options)
+    recipe = options.recipe(train.rendered)
+    checkpoint = _load(task, options, recipe, train)
+    network = checkpoint.model
+    recipe = recipe.override(loss=getattr(options, "loss", None) or getattr(network, "training_loss", None))
+    settings = options.settings(recipe)
+    prepare_out(options.out, settings, options.inputs(), options.resume, options.overwrite)
+    deletion.grid.check(*network.input_size)
+    train, val = (data.at_size(network.input_size[0]) for data in (train, val))
+    _check_data(train, val, recipe)
+    network = network.to(memory_format=torch.channels_last)
+    about = {} if composite is None else {"composite": composite}
+    module = make_module(network, deletion, recipe, options.seed, options.out / "deletions", train, **about)
+    training, validation = (
+        task.samples(data, network.data_config, training=trains, seed=options.seed, skip_corrupt=options.skip_corrupt)
+        for data, trains in ((train, True), (val, False))
+    )
+    workers = train.workers if options.workers is None else options.workers
+    batches = KeyedData(training, validation, recipe.batch_size, options.seed, workers)
+    hardware = Hardware(options.accelerator, options.devices, options.num_nodes, options.strategy, options.precision)
+    grids = composite.to_dict() if composite else None
+    save = partial(task.save_model, composite=grids)
+    record = fit_and_export(options.out, module, batches, hardware, settings, options.resume, checkpoint.sha256, save)
+    return replace(
+        checkpoint,
+        name=short_name(options.out),
+        path=str(options.out),
+        deletion=deletion,
+        classes=train.classes,
+        training=record,
+        sha256=None if record is None else sha256_file(options.out / WEIGHTS),
+        composite=grids,
+    )
 
 
-class Hardware(NamedTuple):
-    """Where training runs, in Lightning's words."""
-
-    accelerator: str
-    devices: int | str
-    num_nodes: int
-    strategy: str
-    precision: str
-
-
-def deletion_grid(grid: list[int] | None) -> PatchGrid:
-    """What `--grid` says; 4×4 by default."""
-    if grid is None:
-        return PatchGrid(4, 4)
-    if len(grid) not in (1, 2):
-        raise InputError(f"--grid takes rows and columns, got {grid}")
-    return PatchGrid(grid[0], grid[-1])
+def _open(task: Task, options: TrainingOptions) -> list[IndexedData]:
+    """Both splits; data that are rendered come at their own size, before the network's is known."""
+    counts = (("train", options.train_images), ("val", options.val_images))
+    train, val = (task.open_data(options.data, split, seed=options.seed, count=count) for split, count in counts)
+    own = isinstance(val, OwnImages | OwnMasks)
+    if train is val or (own and train.fingerprint() == val.fingerprint()):
+        warnings.warn(
+            f"{named(options.data)} gives the same samples to train and to validate on; give a function of the split, "
+            'or {"train": …, "val": …}',
+            stacklevel=4,
+        )
+    return [train, val]
 
 
-def loader_workers(workers: int | None, data: str) -> int:
-    """What `--workers` says; by default none for data that is rendered, else 8."""
-    return workers if workers is not None else (0 if data.partition(":")[0] == "digits" else 8)
+def _load(task: Task, options: TrainingOptions, recipe: Recipe, data: IndexedData) -> Checkpoint[Any]:
+    """The network to begin with; one that was given itself is copied, so that training leaves it as it is."""
+    itself = options.model is not None and not isinstance(options.model, str)
+    torch.manual_seed(options.seed)
+    checkpoint = task.load_model(
+        options.model if itself else recipe.model,
+        arch=options.arch,
+        num_classes=None if itself else len(data.classes),
+        pretrained=options.pretrained,
+        input_size=options.input_size,
+        model_args=recipe.model_args,
+        default_size=data.default_size,
+    )
+    if not data.suits(checkpoint.model.num_classes):
+        raise InputError(
+            f"{named(options.model) or recipe.model} has {checkpoint.model.num_classes} classes, "
+            f"{named(options.data)} has {len(data.classes)}"
+        )
+    return replace(checkpoint, model=copy.deepcopy(checkpoint.model)) if itself else checkpoint
 
 
-def check_data(text: str, train: IndexedData, val: IndexedData, recipe: Recipe) -> None:
+def _check_data(train: IndexedData, val: IndexedData, recipe: Recipe) -> None:
     """Enough images for a batch, and the same classes in both splits."""
     if len(train) < recipe.batch_size:
         raise InputError(
             f"{len(train)} training images are fewer than one batch of {recipe.batch_size}; lower --batch-size"
         )
-    if train.classes != val.classes:
-        raise InputError(f"{text} has other classes in train than in val")
-
-
-@rank_zero_only
-def prepare_out(out: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that isn't ours to write; on `--resume`, one whose settings differ. Nothing is changed yet."""
-    recorded = out / SETTINGS
-    ours = recorded.is_file()
-    if resume and ours:
-        before = json.loads(recorded.read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(settings))
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key):
-                raise InputError(
-                    f"--resume with another {key}: the run in {out} has {before.get(key)!r}, asked {now.get(key)!r}"
-                )
-    elif resume and out.exists() and any(out.iterdir()):
-        raise InputError(f"--resume: {out} holds no training run")
-    elif ours and not overwrite:
-        raise InputError(f"--out {out} already holds a training run; pass --resume, --overwrite, or another folder")
-    else:
-        check_out(out, overwrite, kind="training", inputs=[settings["model"], settings["data"]])
-    aside = replaced_by(out)
-    if aside.exists() and not (resume or overwrite):
-        raise InputError(
-            f"{aside} holds the run that an interrupted --overwrite was to replace; rename it to {out}, remove it, or "
-            "pass --overwrite to replace it"
-        )
-
-
-def replaced_by(out: Path) -> Path:
-    """Where the run in `out` is while another one replaces it."""
-    return out.resolve().with_name(f".{out.resolve().name}.replaced")
-
-
-@contextmanager
-def _replacing(out: Path, resume: bool) -> Iterator[None]:
-    """Put the run in `out` aside, and remove it once the block has ended well.
-
-    A block that fails before its first epoch puts it back; one that fails later leaves it aside, beside
-    what there is of the new run, and says where.
-    """
-    aside = replaced_by(out)
-    if not resume and (out / SETTINGS).is_file():
-        if not aside.exists():
-            out.rename(aside)
-        elif (out / "training.json").is_file():
-            shutil.rmtree(aside)
-            out.rename(aside)
-        else:  # what a replacement left that was killed; the run that it was to replace is still aside
-            shutil.rmtree(out)
-    try:
-        yield
-    except BaseException:
-        if aside.exists() and not (out / "lightning" / "last.ckpt").exists():
-            shutil.rmtree(out, ignore_errors=True)
-            aside.rename(out)
-        elif aside.exists():
-            print(f"the run that {out} held before is in {aside}", file=sys.stderr)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def fit_and_export(
-    out: Path,
-    module: DeletionFineTuner,
-    batches: KeyedData,
-    hardware: Hardware,
-    settings: dict[str, Any],
-    resume: bool,
-    parent: str | None,
-    save: Callable[..., None],
-) -> None:
-    """Train, from the last epoch if there is one, and write the checkpoint folder with `save`."""
-    trainer = _make_trainer(out, module, hardware)
-    processes = trainer.num_devices * trainer.num_nodes
-    if batches.batch_size % processes:
-        raise InputError(
-            f"--batch-size {batches.batch_size} is the whole batch and must be a multiple of {processes} devices"
-        )
-    last = out / "lightning" / "last.ckpt"
-    with _replacing(out, resume) if trainer.is_global_zero else nullcontext():
-        if trainer.is_global_zero:
-            write_json(out / SETTINGS, settings)
-        try:
-            trainer.fit(module, batches, ckpt_path=last if resume and last.exists() else None, weights_only=True)
-        except SystemExit as error:  # what Lightning makes of Ctrl-C
-            raise (KeyboardInterrupt if trainer.interrupted else error) from error
-        if trainer.is_global_zero:
-            _export(out, module, batches, settings, parent, save)
-
-
-def _make_trainer(out: Path, module: DeletionFineTuner, hardware: Hardware) -> L.Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*number of training batches.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # The metrics are those of all processes already, whether or not this one had images to measure.
-    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
-    warnings.filterwarnings("ignore", message=".*was called before the ``update`` method.*")
-    folder = {"dirpath": out / "lightning", "save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(filename="best", monitor=f"val/{module.measure}_deleted", mode="max", **folder)
-    last = ModelCheckpoint(filename="last", **folder)
-    return L.Trainer(
-        max_epochs=module.recipe.epochs,
-        **hardware._replace(precision=use_precision(hardware.precision))._asdict(),
-        logger=[CSVLogger(out, "logs"), TensorBoardLogger(out, "logs")],
-        callbacks=[best, last, TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 0)],
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-        enable_model_summary=False,
-    )
-
-
-def _export(
-    out: Path,
-    module: DeletionFineTuner,
-    batches: KeyedData,
-    settings: dict[str, Any],
-    parent: str | None,
-    save: Callable[..., None],
-) -> None:
-    """The best epoch's weights to `out`, the last one's to `out/last`."""
-    train, val = batches.train.source, batches.val.source
-    for folder, name in ((out / "last", "last"), (out, "best")):
-        content = torch.load(out / "lightning" / f"{name}.ckpt", "cpu", weights_only=True)
-        prefix = "backbone."
-        module.backbone.load_state_dict(
-            {key.removeprefix(prefix): value for key, value in content["state_dict"].items() if key.startswith(prefix)}
-        )
-        training = {
-            "settings": settings,
-            "epoch": content["epoch"],
-            "metrics": content["metrics"],
-            "data": {"name": train.name, "n_train": len(train), "n_val": len(val), "fingerprint": train.fingerprint()},
-            "n_corrupt": module.corrupt,
-            "parent_sha256": parent,
-            "environment": environment(),
-        }
-        save(folder, module.backbone, deletion=module.deletion, classes=train.classes, training=training)
-    print(f"checkpoint: {out}")
+    if not val.suits(len(train.classes)) or train.classes != val.classes:
+        raise InputError(f"{train.name} has other classes in train than in val")

@@ -1,0 +1,9 @@
+from .format import Checkpoint as Checkpoint
+from .format import save_checkpoint as save_checkpoint
+from .load import load_checkpoint as load_checkpoint
+from .load import load_model as load_model
+from .segmentation import load_segmenter as load_segmenter
+from .segmentation import save_segmenter as save_segmenter
+from .task import CLASSIFICATION as CLASSIFICATION
+from .task import SEGMENTATION as SEGMENTATION
+from .task import Task as Task

@@ -1,0 +1,168 @@
+"""The flags that every training shares: same flag, same meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import checkpoints
+from faithfulness import core, data
+from faithfulness.core.flags import check_values
+from faithfulness.core.hardware import check_devices
+from faithfulness.core.plugin_files import file_of, is_in_file
+from training.recipe import Recipe, recipe_for
+
+
+@dataclass(kw_only=True)
+class TrainingOptions:
+    """What to train, on what, where to, and how.
+
+    Args:
+        out: checkpoint folder to write.
+        model: timm name, checkpoint folder, weight file (with --arch), hf-hub:ORG/NAME, or path/to/file.py:function.
+        data: digits, imagefolder:PATH, imagenet:PATH, or path/to/file.py:function.
+        pretrained: start from timm's weights (needs a network or timm's cache).
+        arch: timm name of a weight file's architecture, or path/to/file.py:function that makes it.
+        model_args: further arguments of timm's model, or of the function.
+        input_size: side of the images in pixels; the model's own by default, 64 for digits.
+        grid: rows and columns of the deletion grid; 4 4 by default.
+        fill: zeros, mean, random or blur (which leaks the deleted pixels).
+        deletion_probability: share of the images that lose a cell.
+        epochs: passes over the training images; this and the flags below default to the recipe.
+        batch_size: images per step, over all devices together.
+        lr: learning rate (of step 0 for `step`, the peak for `onecycle`).
+        optimizer: sgd or adamw.
+        momentum: of sgd.
+        weight_decay: weight decay.
+        schedule: step (×0.1 every --step-epochs) or onecycle.
+        step_epochs: epochs between two steps of the schedule.
+        train_images: how many scenes to draw, for digits.
+        val_images: how many validation scenes to draw, for digits.
+        accelerator: as in Lightning.
+        devices: how many devices per node, or auto.
+        num_nodes: how many nodes.
+        strategy: auto, or ddp for several processes.
+        precision: 32-true (IEEE), tf32, bf16-mixed or 16-mixed.
+        workers: loader processes; 8 for files, 0 for digits and for data of one's own.
+        seed: keys every random choice.
+        resume: go on from the last epoch of the run in --out.
+        overwrite: replace the run in --out.
+        skip_corrupt: count corrupt images (and masks) and go on.
+    """
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "model": ("model", "pretrained", "arch", "model_args", "input_size"),
+        "data": ("data", "train_images", "val_images", "skip_corrupt"),
+        "deletion": ("grid", "fill", "deletion_probability"),
+        "output": ("out", "resume", "overwrite"),
+        "hardware": ("accelerator", "devices", "num_nodes", "strategy", "precision", "workers"),
+    }
+    SEGMENTS: ClassVar[bool] = False
+    """Whether the recipes are those of segmentation."""
+
+    out: Path = Path("runs/finetuned")
+    model: str | Any | None = None
+    data: str | Any = "digits"
+    pretrained: bool = False
+    arch: str | Any | None = None
+    model_args: dict[str, Any] | None = None
+    input_size: int | None = None
+    grid: list[int] | None = None
+    fill: str = "zeros"
+    deletion_probability: float = 0.5
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    optimizer: Literal["sgd", "adamw"] | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    schedule: Literal["step", "onecycle"] | None = None
+    step_epochs: int | None = None
+    train_images: int | None = None
+    val_images: int | None = None
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    precision: Literal["32-true", "tf32", "bf16-mixed", "16-mixed"] = "32-true"
+    workers: int | None = None
+    seed: int = 0
+    resume: bool = False
+    overwrite: bool = False
+    skip_corrupt: bool = False
+
+    def __post_init__(self) -> None:
+        self.out = Path(self.out)
+
+    @property
+    def task(self) -> checkpoints.Task:
+        """How this training opens its data, and loads and saves its models."""
+        return checkpoints.SEGMENTATION if self.SEGMENTS else checkpoints.CLASSIFICATION
+
+    def check(self) -> None:
+        """Raise InputError for flags that contradict what they mean; needs no model and no data."""
+        check_values(self)
+        check_devices(self.devices, self.accelerator)
+        self.deletion()
+
+    def deletion(self) -> core.DeletionSpec:
+        """The deletion that the images are trained with; on a 4×4 grid by default."""
+        grid = core.PatchGrid(4, 4) if self.grid is None else core.PatchGrid.of(self.grid)
+        return core.DeletionSpec(grid, self.fill, self.deletion_probability)
+
+    def recipe(self, rendered: bool) -> Recipe:
+        """The recipe that suits the data, with whatever was given in its place."""
+        recipe = recipe_for(rendered, self.SEGMENTS)
+        given = {name: value for name, value in vars(self).items() if name != "model"}
+        arguments = {**(recipe.model_args if self.model is None else {}), **(self.model_args or {})}
+        return recipe.override(**{**given, "model": named(self.model), "model_args": arguments})
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        """What a run records of itself: the flags, with what the recipe decided; objects by their names."""
+        ours = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        given = {name: value for name, value in ours.items() if name not in ("out", "resume", "overwrite")}
+        grid = self.deletion().grid
+        return {**given, "data": named(self.data), "arch": named(self.arch), **asdict(recipe)} | {
+            "grid": [grid.rows, grid.cols]
+        }
+
+    def resolved(self) -> dict[str, Any]:
+        """All flags with what the recipe decides filled in, but its network, which `remarks` names.
+
+        Opens no data: of text it goes by the kind, so a file of one's own counts as data that aren't rendered. What
+        the network decides (its input size, its loss) stays None, and so do the workers, which change no result.
+        """
+        self.check()
+        rendered = data.is_rendered(self.data, self.task.kinds)
+        of_network = {"loss": getattr(self, "loss", None)} if hasattr(self, "loss") else {}
+        flags = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        decided = self.settings(self.recipe(rendered)) | of_network
+        own = ("model", "model_args", "workers")
+        return {name: value if name in own else decided.get(name, value) for name, value in flags.items()}
+
+    def remarks(self) -> list[str]:
+        """What `--print-config` says beside the settings: the network that is trained where none is named."""
+        if self.model is not None:
+            return []
+        recipe = self.recipe(data.is_rendered(self.data, self.task.kinds))
+        arguments = ", ".join(f"{name}={value}" for name, value in recipe.model_args.items())
+        return [f"without a model, the recipe takes {recipe.model}" + (f" with {arguments}" if arguments else "")]
+
+    def inputs(self) -> list[str]:
+        """Paths and names of what is read, of which --out must keep clear."""
+        texts = [text for text in (self.model, self.data, self.arch) if isinstance(text, str | Path)]
+        return [file_of(str(text)) if is_in_file(text) else str(text) for text in texts]
+
+
+def named(given: Any) -> str | None:
+    """What a record calls a model, a data set or their code: text as it is, an object by its name."""
+    if given is None or isinstance(given, str):
+        return given
+    if isinstance(given, Path):
+        return str(given)
+    if isinstance(given, Mapping):  # one data set per split
+        return named(next(iter(given.values()), None))
+    name = getattr(given, "name", None) or getattr(given, "__name__", None)
+    return name if isinstance(name, str) else type(given).__name__
