@@ -1,50 +1,27 @@
-"""Score attributions by in-domain single deletion.
-
-python -m eval.idsds --model runs/demo/checkpoint --attributions ixg ig gradcam
-"""
+"""Score attributions by in-domain single deletion (IDSDS)."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
+import idsds
+from eval.frame import Command, EvaluationOptions, Outcome, Part, Pass
+from eval.frame.cautions import caution_baseline
+from eval.frame.ranked import METHODS, add_values, ranked_outcome, report_ranking, scored_methods
+from faithfulness import core
+from faithfulness.core.errors import InputError
 
-from core import LEAKING_FILLS, DeletionSpec, InputError, PatchGrid
-from core.checks import check_logits, check_maps
-from core.cli import run_command
-from core.ranking import is_constant
-from core.results import Score, summarize_scores, write_per_image, write_summary
-from core.statistics import compare_with_control, paired_tests
-from eval import plots
-from eval.domain import DomainRecord, evidence_of
-from eval.options import EvaluationOptions
-from eval.report import (
-    CONTROL,
-    TEST,
-    caution_accuracy,
-    caution_baseline,
-    caution_count,
-    print_attributions,
-    print_ranking,
-)
-from eval.runner import ImageBatch, Method, Runner, make_methods
-from idsds import cell_sums, drop_scale, drops_of, incremental_deletion, outputs_of, rank_correlation
+if TYPE_CHECKING:
+    from torch import Tensor
 
-CONTROLS = ("random", "edge")
-DEFAULT = ("grad", "ixg", "ixg-sg", "ig", "ig-u", "gradcam", "occlusion")
-_STEPWISE = ("order", "steps", "reattribute")
-NO_EFFECT = {
-    "in-domain": _STEPWISE,
-    "single": (*_STEPWISE, "allow_out_of_domain"),
-    "incremental": ("baseline", "grid", "allow_out_of_domain"),
-}
-"""Protocol -> flags that belong to another one."""
+    from checkpoints import Checkpoint
+    from eval.frame.methods import Method
+    from eval.frame.run import ImageBatch, Run
+    from faithfulness.core import DeletionSpec
+
 EXAMPLES = 6
 """How many images the sheet of examples shows."""
 
@@ -54,52 +31,48 @@ class IdsdsOptions(EvaluationOptions):
     """Score attributions by the correlation of their cell sums with the drops that deletion causes.
 
     Args:
-        protocol: in-domain (a checkpoint trained with deletion), single (any model), or incremental.
-        baseline: a model trained without deletion, for the in-domain evidence.
-        grid: rows and columns; the checkpoint's own by default.
-        fill: zeros, mean, random, blur or blur-published; the checkpoint's own by default.
+        protocol: in-domain (a checkpoint trained with deletion) or single (any model); incremental deletion is a
+            command of its own, eval.incremental.
+        baseline: a model trained without deletion, for the in-domain evidence; none by default.
+        grid: rows and columns; the checkpoint's own by default, else 4 4.
+        fill: zeros, mean, random, blur or blur-published; the checkpoint's own by default, else zeros.
         output: what the drops are drops of and what every method explains: the target's logit or its probability.
             RISE scores its masks by the probability in either case, unless it is told softmax=False.
         allow_out_of_domain: score with another grid or fill than the checkpoint was trained with.
-        order: which pixels incremental deletion takes first: ascending or descending attribution.
-        steps: of incremental deletion.
-        reattribute: attribute anew at every step of incremental deletion.
-        list_attributions: print the registered attributions and stop.
+
+    Example:
+        python -m eval.idsds --model runs/demo/checkpoint --attributions ixg ig "gradcam@layer3"
+        python -m eval.idsds --model timm:resnet18 --pretrained --data imagenet:PATH --protocol single
     """
 
     protocol_name: ClassVar[str] = "idsds"
 
-    protocol: Literal["in-domain", "single", "incremental"] = "in-domain"
-    baseline: str | None = None
+    protocol: Literal["in-domain", "single"] = "in-domain"
+    baseline: str | Any | None = None
     grid: list[int] | None = None
     fill: str | None = None
     output: Literal["logit", "probability"] = "logit"
     allow_out_of_domain: bool = False
-    order: Literal["ascending", "descending"] = "ascending"
-    steps: int = 32
-    reattribute: bool = False
-    list_attributions: bool = False
-    attributions: list[str] = field(default_factory=lambda: list(DEFAULT))
+    attributions: list[str] = field(default_factory=lambda: list(METHODS))
 
     def check(self) -> None:
-        """Raise InputError for values that this protocol can't use, also for flags that belong to another one."""
+        """Raise InputError for values that this protocol can't use, also for flags that have no effect."""
         super().check()
-        for name in NO_EFFECT[self.protocol]:
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise InputError(f"--{name.replace('_', '-')} has no effect with --protocol {self.protocol}")
-        if self.steps < 1:
-            raise InputError(f"--steps must be at least 1, got {self.steps}")
+        if self.protocol == "single" and self.allow_out_of_domain:
+            raise InputError("--allow-out-of-domain has no effect with --protocol single")
 
     @property
     def metric(self) -> str:
         """The protocol's metric name."""
-        return {"in-domain": "idsds", "single": "single_deletion", "incremental": "incremental_deletion"}[self.protocol]
+        return "idsds" if self.protocol == "in-domain" else "single_deletion"
 
 
 def deletion_of(options: IdsdsOptions, trained: DeletionSpec | None, name: str) -> DeletionSpec:
     """The deletion to score with; InputError if the model wasn't trained with it and had to be."""
-    grid = _grid(options.grid) or (trained.grid if trained else PatchGrid())
-    asked = DeletionSpec(grid, options.fill or (trained.fill if trained else "zeros"), 1.0)
+    grid = (
+        core.PatchGrid.of(options.grid) if options.grid is not None else trained.grid if trained else core.PatchGrid()
+    )
+    asked = core.DeletionSpec(grid, options.fill or (trained.fill if trained else "zeros"), 1.0)
     if options.protocol != "in-domain" or options.allow_out_of_domain:
         return asked
     if trained is None or trained.probability == 0:
@@ -115,256 +88,189 @@ def deletion_of(options: IdsdsOptions, trained: DeletionSpec | None, name: str) 
     return asked
 
 
-def _grid(values: list[int] | None) -> PatchGrid | None:
-    if values is None:
-        return None
-    if len(values) not in (1, 2):
-        raise InputError(f"--grid takes rows and columns, got {values}")
-    return PatchGrid(values[0], values[-1])
+class SingleDeletion:
+    """Every batch is deleted once, and all methods are scored against those drops."""
 
-
-class IdsdsEvaluation:
-    """One run: every batch is deleted once, and all methods are scored against those drops."""
-
-    def __init__(self, options: IdsdsOptions, callables: dict[str, Callable[[Tensor, Tensor], Tensor]] | None):
-        self.options = options
-        self.runner = Runner.start(options)
-        checkpoint = self.runner.checkpoint
-        self.deletion = deletion_of(options, checkpoint.deletion, options.model)
-        self.deletion.grid.check(*checkpoint.backbone.input_size)
-        common = {"published": options.published, "output": options.output}
-        self.methods = make_methods(
-            options.attributions, options.layers, checkpoint, options.chunk, callables, **common
-        )
-        known = {(method.label, method.layer) for method in self.methods}
-        controls = [name for name in CONTROLS if (name, "input") not in known]
-        self.methods += make_methods(controls, ["input"], checkpoint, options.chunk, **common)
-        self.rows: list[pd.DataFrame] = []
-        self.examples: list[dict[str, Any]] = []
-        self.constant_drops = 0
-        self.record = DomainRecord(checkpoint, self.deletion, options, self.runner.count)
-        self.other = self.runner.load_other(options.baseline) if options.baseline else None
-        self.baseline: DomainRecord | None = None
-        if self.other:
-            self.baseline = DomainRecord(self.other, self.deletion, options, self.runner.count)
+    def __init__(self, run: Run[IdsdsOptions]):
+        self.run, options, checkpoint = run, run.options, run.checkpoint
+        self.deletion = deletion_of(options, checkpoint.deletion, checkpoint.path or checkpoint.name)
+        self.deletion.grid.check(*checkpoint.model.input_size)
+        self.methods = scored_methods(run, output=options.output)
+        self.probed = idsds.probe_images(run.count, options.seed)
+        self.baseline = run.load_other(options.baseline) if options.baseline else None
+        if self.baseline:
             try:
-                self.deletion.grid.check(*self.other.backbone.input_size)
+                self.deletion.grid.check(*self.baseline.model.input_size)
             except InputError as error:
                 raise InputError(f"--baseline {options.baseline} can't lose the same cells: {error}") from error
 
-    def run(self) -> dict[str, Any] | None:
-        """Score all batches; returns the summary on the first process, None on the others."""
-        for batch in self.runner.batches():
-            with self.runner.autocast():
-                if self.options.protocol == "incremental":
-                    self.score_incremental(batch)
-                else:
-                    self.score_single(batch)
+    def passes(self) -> Iterator[Pass]:
+        """All images; then, for the evidence, what the baseline makes of them."""
+        yield Pass("images", self.run.batches(), self.score)
         if self.baseline:
-            for batch in self.runner.batches(checkpoint=self.other):
-                with self.runner.full_precision():
-                    self.baseline.add(batch, *self.baseline.logits(batch.images))
-        cost = [(method.seconds, method.maps) for method in self.methods]
-        baseline = self.baseline.merged() if self.baseline else {}
-        own = (
-            self.rows,
-            self.record.merged(),
-            baseline,
-            cost,
-            self.constant_drops,
-            len(self.runner.corrupt),
-            self.examples,
-        )
-        gathered = self.runner.gather(own)
-        return None if gathered is None else self.finish(gathered)
+            yield Pass("baseline", self.run.batches(checkpoint=self.baseline), self.score_baseline)
 
-    def score_single(self, batch: ImageBatch) -> None:
+    def logits(self, checkpoint: Checkpoint[Any], images: Tensor) -> tuple[Tensor, Tensor]:
+        """Finite logits of whole images (B, classes), and of each without each cell (B, cells, classes)."""
+        return idsds.finite_logits(
+            checkpoint.model, images, self.deletion, chunk=self.run.options.chunk, name=checkpoint.name
+        )
+
+    def score(self, batch: ImageBatch) -> Part:
         """Correlate every method's cell sums with the drops of each image, which are taken in full precision."""
-        with self.runner.full_precision():
-            whole, deleted = self.record.logits(batch.images)
-            self.record.add(batch, whole, deleted)
-            outputs = [outputs_of(logits, self.options.output) for logits in (whole, deleted)]
-            drops, scale = (measure(outputs[0], outputs[1], batch.labels) for measure in (drops_of, drop_scale))
-        usable = ~is_constant(drops, scale)
-        self.constant_drops += int((~usable).sum())
-        size = (batch.images.shape[-2], batch.images.shape[-1])
-        for method in self.methods:
-            maps = self._explain(method, batch)
-            sums = cell_sums(maps, self.deletion.grid, size, method.upsample)
-            self._add(method, batch, rank_correlation(drops, sums, scale), whole, usable)
-            self._keep_examples(method, batch, maps, sums, drops)
-
-    def score_incremental(self, batch: ImageBatch) -> None:
-        """Mean probability over the steps of incremental deletion, per method; full precision, as the drops."""
-
-        def model(images: Tensor) -> Tensor:
-            with self.runner.full_precision(), torch.no_grad():
-                return check_logits(self.record.backbone(images), self.record.name)
-
-        whole = torch.cat([model(part) for part in batch.images.split(self.options.chunk)])
-        for method in self.methods:
-
-            def explain(images: Tensor, targets: Tensor, method: Method = method) -> Tensor:
-                return self._explain(method, batch._replace(images=images, labels=targets))
-
-            again = self.options.reattribute
-            source: Any = {"explain": explain} if again else {"maps": explain(batch.images, batch.labels)}
-            curve = incremental_deletion(
-                model,
-                batch.images,
-                batch.labels,
-                **source,
-                steps=self.options.steps,
-                order=self.options.order,
-                fill=self.deletion.fill,
-                upsample=method.upsample,
-                chunk=self.options.chunk,
-            )
-            self._add(method, batch, curve.double().mean(dim=1), whole, torch.ones_like(batch.labels, dtype=torch.bool))
-
-    def _explain(self, method: Method, batch: ImageBatch) -> Tensor:
-        with self.runner.timed(method, len(batch.images)):
-            maps = method.explain(batch.images, batch.labels)
-        return check_maps(maps, batch.images, f"attribution {method.label}")
-
-    def _add(self, method: Method, batch: ImageBatch, values: Tensor, whole: Tensor, usable: Tensor) -> None:
-        table = pd.DataFrame(
-            {
-                "index": batch.indices.cpu().numpy(),
-                "label": batch.labels.cpu().numpy(),
-                "predicted": whole.argmax(dim=1).cpu().numpy(),
-                "attribution": method.label,
-                "layer": method.layer,
-                "metric": self.options.metric,
-                "value": values.cpu().numpy(),
-            }
-        )
-        self.rows.append(table[usable.cpu().numpy()])
-
-    def _keep_examples(self, method: Method, batch: ImageBatch, maps: Tensor, sums: Tensor, drops: Tensor) -> None:
-        for position in (batch.indices < EXAMPLES).nonzero().flatten().tolist():
-            self.examples.append(
-                {
-                    "index": int(batch.indices[position]),
-                    "label": self.runner.data.classes[int(batch.labels[position])],
-                    "method": method.label if method.layer == "input" else f"{method.label}@{method.layer}",
-                    "image": batch.images[position].float().cpu().numpy(),
-                    "map": maps[position].sum(dim=0).float().cpu().numpy(),
-                    "sums": sums[position].float().cpu().numpy(),
-                    "drops": drops[position].float().cpu().numpy(),
-                }
-            )
-
-    def scores(self, table: pd.DataFrame, costs: list[list[tuple[float, int]]]) -> list[Score]:
-        """A score per method, best first."""
-        found = []
-        for number, method in enumerate(self.methods):
-            values = table[(table.attribution == method.label) & (table.layer == method.layer)]["value"].to_numpy()
-            forward, backward = method.passes
-            found.append(
-                summarize_scores(
-                    values,
-                    attribution=method.label,
-                    layer=method.layer,
-                    metric=self.options.metric,
-                    seed=self.options.seed,
-                    higher_is_better=self.options.protocol != "incremental" or self.options.order == "ascending",
-                    seconds=sum(cost[number][0] for cost in costs),
-                    forward_passes=forward,
-                    backward_passes=backward,
+        run, part = self.run, Part()
+        with run.autocast():
+            with run.full_precision():
+                whole, deleted = self.logits(run.checkpoint, batch.images)
+                self.observe(part, "model", run.checkpoint, batch, whole, deleted)
+                outputs = [idsds.outputs_of(logits, run.options.output) for logits in (whole, deleted)]
+                drops, scale = (
+                    measure(outputs[0], outputs[1], batch.labels) for measure in (idsds.drops_of, idsds.drop_scale)
                 )
-            )
-        return sorted(found, key=lambda score: score.mean if not score.higher_is_better else -score.mean)
+            usable = ~core.is_constant(drops, scale)
+            part.counts["constant_drops"] += int((~usable).sum())
+            size = (batch.images.shape[-2], batch.images.shape[-1])
+            self.keep_examples(part, batch, drops)
+            for method in self.methods:
+                maps = run.explain(part, method, batch.images, batch.labels)
+                sums = self.deletion.grid.sum(maps, size, method.upsample)
+                values = idsds.rank_correlation(drops, sums, scale)
+                add_values(part, method, batch, run.options.metric, values, whole.argmax(dim=1), usable)
+                self.keep_maps(part, method, batch, maps, sums)
+        return part
 
-    def finish(self, gathered: list[tuple[Any, ...]]) -> dict[str, Any]:
-        """Put the processes' parts together and write the run."""
-        rows, records, baselines, costs, constant, corrupt, examples = zip(*gathered, strict=True)
-        parts = [part for rank in rows for part in rank]
-        if not parts:
-            raise InputError(f"no image of {self.runner.data.name} could be read ({sum(corrupt)} corrupt)")
-        table = pd.concat(parts).sort_values(["attribution", "layer", "index"], kind="stable")
-        scores = self.scores(table, list(costs))
-        single = self.options.protocol != "incremental"
-        evidence = {"model": evidence_of(list(records))} if single else {}
-        if self.baseline and single:
-            evidence["baseline"] = {"name": self.options.baseline} | evidence_of(list(baselines))
-        model = self.runner.checkpoint.describe()
-        if single:
-            model |= {key: evidence["model"][key] for key in ("accuracy", "accuracy_deleted")}
-        options = self.options
-        columns = self._columns(table, scores)
-        names, p_values = paired_tests(columns)
-        compared = compare_with_control(CONTROL, columns, scores[0].higher_is_better)
+    def score_baseline(self, batch: ImageBatch) -> Part:
+        """The baseline's predictions and features, in full precision."""
+        part, baseline = Part(), self.baseline
+        assert baseline is not None
+        with self.run.full_precision():
+            self.observe(part, "baseline", baseline, batch, *self.logits(baseline, batch.images))
+        return part
+
+    def observe(
+        self, part: Part, name: str, checkpoint: Checkpoint[Any], batch: ImageBatch, whole: Tensor, deleted: Tensor
+    ) -> None:
+        """Keep predictions of a batch, and of the probe's images the features with and without one keyed cell."""
+        predictions = {"whole": whole.argmax(dim=1), "deleted": deleted.argmax(dim=2)}
+        part.add(f"predictions of {name}", index=batch.indices, label=batch.labels, **predictions)
+        seed = self.run.options.seed
+        probe = idsds.probe_features(checkpoint.model, self.deletion, batch.images, batch.indices, self.probed, seed)
+        if probe:
+            part.add(f"probe of {name}", **probe)
+
+    def keep_examples(self, part: Part, batch: ImageBatch, drops: Tensor) -> None:
+        """The images of the sheet of examples, with their drops."""
+        shown = batch.indices < EXAMPLES
+        if shown.any():
+            part.add(
+                "examples",
+                index=batch.indices[shown],
+                label=batch.labels[shown],
+                image=batch.images[shown].float(),
+                drops=drops[shown].float(),
+            )
+
+    def keep_maps(self, part: Part, method: Method, batch: ImageBatch, maps: Tensor, sums: Tensor) -> None:
+        """A method's maps and cell sums of these images."""
+        shown = batch.indices < EXAMPLES
+        if shown.any():
+            part.add(
+                f"example maps of {method.key}",
+                index=batch.indices[shown],
+                map=maps[shown].sum(dim=1).float(),
+                sums=sums[shown].float(),
+            )
+
+    def summarize(self, part: Part) -> Outcome:
+        """Ranking, tests and evidence."""
+        options, grid, fill = self.run.options, self.deletion.grid, self.deletion.fill
         settings = {
             "protocol": options.protocol,
-            "grid": [self.deletion.grid.rows, self.deletion.grid.cols],
-            "fill": self.deletion.fill,
+            "grid": [grid.rows, grid.cols],
+            "fill": fill,
             "output": options.output,
-            "fill_leaks": self.deletion.fill in LEAKING_FILLS,
-            "n_constant_drops": sum(constant),
-            **self.runner.describe_settings(),
+            "fill_leaks": fill in core.LEAKING_FILLS,
+            "n_constant_drops": part.counts["constant_drops"],
         }
-        cautions = caution_count(table["index"].nunique()) + caution_accuracy(
-            "the model", self._accuracy(table), len(self.runner.data.classes)
+        outcome = ranked_outcome(
+            self.run,
+            part,
+            self.methods,
+            metric=options.metric,
+            higher_is_better=idsds.METRICS[options.metric],
+            settings=settings,
         )
-        cautions += caution_baseline(evidence)
-        if not single:
-            settings |= {"order": options.order, "steps": options.steps, "reattribute": options.reattribute}
-        with options.result_folder() as folder:
-            write_per_image(folder, table)
-            summary = write_summary(
-                folder,
-                protocol=options.protocol_name,
-                model=model,
-                data=self.runner.describe_data() | {"n_corrupt": sum(corrupt)},
-                settings=settings,
-                scores=scores,
-                tests={"test": TEST, "names": names, "p": p_values.tolist(), f"against_{CONTROL}": compared},
-                cautions=cautions,
-                evidence=evidence,
-            )
-            labels = plots.score_labels(scores)
-            plots.ranking(folder / "plots" / "ranking.png", scores, labels, options.metric)
-            plots.distributions(folder / "plots" / "distribution.png", columns, options.metric)
-            plots.test_matrix(folder / "plots" / "tests.png", names, p_values)
-            if single:
-                plots.evidence(folder / "plots" / "evidence.png", evidence, self.deletion.grid)
-                kept = [example for rank in examples for example in rank]
-                plots.examples(folder / "plots" / "examples.png", kept, labels, self.deletion.grid)
-        print_ranking(summary)
-        print(f"results: {options.out}/summary.json, per_image.parquet, plots/")
-        return summary
+        evidence = {"model": self.evidence(part, "model")}
+        if self.baseline:
+            evidence["baseline"] = {"name": self.baseline.name} | self.evidence(part, "baseline")
+        outcome.model = {key: evidence["model"][key] for key in ("accuracy", "accuracy_deleted")}
+        outcome.sections["evidence"] = evidence
+        outcome.sections["cautions"] += caution_baseline(evidence)
+        outcome.pictures |= self.pictures(part, outcome, evidence)
+        return outcome
 
-    def _accuracy(self, table: pd.DataFrame) -> float:
-        """Share of the scored images that the model classifies rightly."""
-        images = table.drop_duplicates("index")
-        return float((images["predicted"] == images["label"]).mean())
+    def evidence(self, part: Part, name: str) -> dict[str, Any]:
+        """The in-domain evidence of a model."""
+        tables = (part.table(f"{what} of {name}", "index") for what in ("predictions", "probe"))
+        return idsds.evidence_of(next(tables), next(tables)).to_dict()
 
-    def _columns(self, table: pd.DataFrame, scores: list[Score]) -> dict[str, np.ndarray]:
-        """Per-image values of each method, best first, undefined ones as 0, in one order of images."""
-        labels = plots.score_labels(scores)
-        return {
-            label: np.nan_to_num(
-                table[(table.attribution == score.attribution) & (table.layer == score.layer)]
-                .sort_values("index")["value"]
-                .to_numpy()
-            )
-            for label, score in zip(labels, scores, strict=True)
-        }
+    def pictures(self, part: Part, outcome: Outcome, evidence: dict[str, Any]) -> dict[str, Any]:
+        """The evidence per cell, and the sheet of examples."""
+        from faithfulness import report
+
+        grid, title = self.deletion.grid, f"{self.run.checkpoint.name} on {self.run.data.name}"
+        found = {"evidence": lambda: report.evidence(evidence, grid, title=title)}
+        images = part.table("examples", "index")
+        if images:
+            order = {(score.attribution, score.layer): rank for rank, score in enumerate(outcome.scores)}
+            methods = sorted(self.methods, key=lambda method: order[method.label, method.layer])
+            labels = [report.method_label(method.label, method.layer) for method in methods]
+            kept = [
+                {**entry, "method": label}
+                for method, label in zip(methods, labels, strict=True)
+                for entry in self.example_entries(images, part.table(f"example maps of {method.key}", "index"))
+            ]
+            found["examples"] = lambda: report.examples(kept, labels, grid, title=title)
+        return found
+
+    def example_entries(self, images: dict[str, Any], maps: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Image by image: index, name of the class, image, drops, a method's map and its cell sums."""
+        for row, index in enumerate(images["index"]):
+            entry = {name: images[name][row] for name in ("image", "drops")}
+            label = self.run.data.classes[images["label"][row]]
+            yield {**entry, "index": int(index), "label": label, "map": maps["map"][row], "sums": maps["sums"][row]}
 
 
-def evaluate(
-    options: IdsdsOptions, callables: dict[str, Callable[[Tensor, Tensor], Tensor]] | None = None
-) -> dict[str, Any] | None:
-    """Run the protocol and write its results; returns the summary (None on other processes).
+def report_idsds(summary: dict[str, Any]) -> str:
+    """The ranked table, and how the model takes deletion beside the baseline."""
+    from faithfulness.core.tables import format_table
+    from faithfulness.report import number
 
-    `callables` are the user's own attributions by name: `f(images, targets) -> (B, C, h, w)`.
-    """
-    if options.list_attributions:
-        print_attributions()
-        return None
-    return IdsdsEvaluation(options, callables).run()
+    settings, evidence = summary["settings"], summary["evidence"]
+    what = f"{settings['grid'][0]}×{settings['grid'][1]} cells"
+    what += "" if settings["output"] == "logit" else f", of the {settings['output']}"
+    what += f", methods as published ({settings['published']})" if settings["published"] else ""
+    what += f", fill {settings['fill']}" + (" (LEAKS the deleted pixels)" if settings["fill_leaks"] else "")
+    constant = settings["n_constant_drops"]
+    ranking = report_ranking(summary, what, [f"{constant} images left out (no drop differs)"] if constant else [])
+    rows = [
+        (
+            "this model" if name == "model" else str(entry["name"]),
+            number(entry["accuracy"]),
+            number(entry["accuracy_deleted"]),
+            number(entry["accuracy"] - entry["accuracy_deleted"]),
+            number(entry["agreement"]),
+            number(entry["separability"]),
+        )
+        for name, entry in evidence.items()
+    ]
+    header = ("", "accuracy", "one cell deleted", "gap", "agreement", "separability")
+    return f"{ranking}\n\nIs deletion in-domain?\n{format_table(header, rows)}"
 
+
+COMMAND = Command(IdsdsOptions, SingleDeletion, report_idsds)
+main = COMMAND.main
+evaluate = COMMAND.evaluate
 
 if __name__ == "__main__":
-    sys.exit(run_command(IdsdsOptions, evaluate))
+    sys.exit(main())

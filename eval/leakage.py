@@ -1,278 +1,202 @@
-"""Does anything leak between the cells of a grid, or out of a deleted patch? Proven where it can be, else tested.
-
-python -m eval.leakage --model runs/demo/checkpoint --setting difull dipart
-"""
+"""Find what leaks between the cells of a grid, or out of a deleted patch: proven where it can be, else tested."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
+from eval.frame import Command, ModelOptions, Outcome, Part, Pass
+from eval.frame.grid_options import check_settings
+from faithfulness.core.errors import InputError
 
-from backbones import device_of
-from core import DeletionSpec, InputError
-from core.cli import run_command
-from core.deletion_leakage import MaskLeakage, deletion_leakage, mask_leakage
-from core.keyed import make_keys
-from core.results import write_per_image, write_summary
-from data import Samples, normalize, open_data
-from difull import Compositions, LeakageProof, influence_map
-from difull.figures import influence_figure, save_figure
-from difull.leakage import TRIES, leakage_proofs
-from eval.difull import BLOCKS
-from eval.grids import SETTINGS, first_grid, grid_batches, make_setting
-from eval.options import EvaluationOptions
-from eval.report import format_table
-from eval.runner import Runner
-from training.module import _AUGMENT, digest_pixels
+if TYPE_CHECKING:
+    from difull import Compositions
+    from eval.frame.run import Run
 
 
 @dataclass(kw_only=True)
-class SharedOptions(EvaluationOptions):
-    """What the runner needs of the options below."""
-
-    protocol_name: ClassVar[str] = "leakage"
-    deletions: Path | None = None
-
-
-@dataclass(kw_only=True)
-class LeakageOptions:
+class LeakageOptions(ModelOptions):
     """Find what leaks; exit status 1 if something does.
 
     Args:
-        model: checkpoint folder, weight file (with --arch), timm:NAME, or hf-hub:ORG/NAME.
-        data: digits, imagefolder:PATH or imagenet:PATH.
-        split: which split of the data.
         setting: difull, gridpg, dipart: any of them.
         scale: cells per side: 2, 3, ...
         grids: how many grids each head is tested on.
         tries: random contents per head and way to its logits, besides the chosen ones.
-        fill: fills to test; the checkpoint's own by default.
+        fill: fills to test; the checkpoint's own by default, else zeros.
         deletions: folder of a training run's record of deletions; MODEL/deletions by default, if there is one.
         mask_images: how many of the recorded samples are loaded again to test their brightness.
-        limit: take the grids from the first N images only.
-        chunk: the most images in one pass over the recorded samples and the measured influence; bounds the memory.
-        out: folder for summary.json, per_image.parquet and plots.
-        overwrite: replace the run in --out.
-        pretrained: timm's weights for timm:NAME; untrained otherwise.
-        arch: timm name of a weight file's architecture.
-        model_args: further arguments of timm's model.
-        input_size: side of the images in pixels; the model's own by default, 64 for digits.
-        accelerator: auto, cpu, cuda, ...
         precision: 32-true or 64-true.
-        seed: keys everything random.
-        skip_corrupt: count corrupt images and go on.
+
+    Example:
+        python -m eval.leakage --model runs/demo/checkpoint --setting difull dipart
     """
 
-    protocol_name: ClassVar[str] = SharedOptions.protocol_name
+    protocol_name: ClassVar[str] = "leakage"
 
-    model: str = ""
-    data: str = "digits"
-    split: str = "val"
     setting: list[str] = field(default_factory=lambda: ["difull", "dipart"])
     scale: list[int] = field(default_factory=lambda: [2])
     grids: int = 2
-    tries: int = TRIES
+    tries: int = 200
     fill: list[str] | None = None
     deletions: Path | None = None
     mask_images: int = 2048
-    limit: int | None = None
-    chunk: int = 256
-    out: Path = Path("runs/evaluation")
-    overwrite: bool = False
-    pretrained: bool = False
-    arch: str | None = None
-    model_args: dict[str, Any] | None = None
-    input_size: int | None = None
-    accelerator: str = "auto"
     precision: Literal["32-true", "64-true"] = "32-true"
-    seed: int = 0
-    skip_corrupt: bool = False
 
     def check(self) -> None:
         """Raise InputError for values that no test can use; settings by their plain names."""
-        self.setting = list(dict.fromkeys(SETTINGS.resolve(name) for name in self.setting))
-        self.scale = list(dict.fromkeys(self.scale))
-        if not self.setting or not self.scale:
-            raise InputError("--setting and --scale need at least one value each")
-        if any(not isinstance(scale, int) or scale < 2 for scale in self.scale):
-            raise InputError(f"--scale takes whole numbers of at least 2, got {self.scale}")
+        super().check()
+        self.setting, self.scale = check_settings(self.setting, self.scale)
         for name in ("grids", "tries", "mask_images"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
 
-    def shared(self) -> SharedOptions:
-        """What the runner needs of these options."""
-        names = {each.name for each in fields(SharedOptions)} & {each.name for each in fields(self)}
-        return SharedOptions(**{name: getattr(self, name) for name in names})
 
+class Leakage:
+    """Proofs and tests of every head of each setting and scale, of the fills, and of a training run's choices."""
 
-def grids_without_choice(runner: Runner, scale: int, grids: int) -> Compositions:
-    """The first images of the data as grids: whether something leaks doesn't depend on the class."""
-    cells = scale**2
-    count = min(grids, runner.count // cells)
-    if not count:
-        raise InputError(f"a {scale}×{scale} grid needs {cells} images, {runner.data.name} gives {runner.count}")
-    indices = np.arange(count * cells).reshape(count, cells)
-    labels = np.array([[runner.data.label(int(index)) for index in row] for row in indices])
-    return Compositions(indices, labels, scale, "corners")
+    def __init__(self, run: Run[LeakageOptions]):
+        from faithfulness.core import DeletionSpec
 
+        self.run = run
+        self.deletion = run.checkpoint.deletion or DeletionSpec()
+        self.deletion.grid.check(*run.checkpoint.model.input_size)
 
-def prove_settings(runner: Runner, options: LeakageOptions) -> tuple[list[LeakageProof], dict[int, dict[str, Any]]]:
-    """What is proven or tested of every head of each setting and scale, and what can reach the first head."""
-    proofs, pictures = [], {}
-    for scale in options.scale:
-        compositions = grids_without_choice(runner, scale, options.grids)
-        grids = torch.cat([batch.images for batch in grid_batches(runner, compositions)])
-        grid = first_grid(runner, compositions)
+    def passes(self) -> Iterator[Pass]:
+        """The choice of the patch in training, the heads, the fills."""
+        options = self.run.options
+        path = self.run.checkpoint.path
+        beside = [Path(path).expanduser() / "deletions"] if path else []  # a module that was given has no folder
+        given = [options.deletions] if options.deletions else [folder for folder in beside if folder.is_dir()]
+        yield Pass("masks", given, self.audit)
+        yield Pass("heads", [(scale, name) for scale in options.scale for name in options.setting], self.prove)
+        yield Pass("fills", options.fill or [self.deletion.fill], self.test_fill)
+
+    def audit(self, folder: Path) -> Part:
+        """What the choice of the patch told."""
+        from eval.frame.deletion_record import audit_masks
+
+        part = Part()
+        audits, notes = audit_masks(folder, self.run, self.deletion, self.run.options.mask_images)
+        part.records["masks"] = [
+            {"record": name, "passed": audit.passed, "found": audit.found, **asdict(audit), "report": audit.report}
+            for name, audit in audits.items()
+        ]
+        part.records["notes"] = [{"note": note} for note in notes]
+        return part
+
+    def prove(self, case: tuple[int, str]) -> Part:
+        """What is proven or tested of every head of a setting, and what can reach the first head."""
+        import torch
+
+        from difull import influence_map
+        from difull.leakage import leakage_proofs
+        from eval.frame.grid_batches import first_grid, grid_batches, make_setting
+        from eval.frame.localization import BLOCKS
+
+        (scale, name), run, part = case, self.run, Part()
+        compositions = grids_without_choice(run, scale, run.options.grids)
+        grids = torch.cat([batch.images for batch in grid_batches(run, compositions)])
+        grid = first_grid(run, compositions)
         height, width = grid.shape[-2:]
         sides = range(1, height + 1)
         block = next(s for s in sides if height % s == 0 and width % s == 0 and max(height, width) <= BLOCKS * s)
-        pictures[scale] = {}
-        for name in options.setting:
-            setting = make_setting(name, runner.checkpoint.backbone, scale)
-            proofs += leakage_proofs(setting, grids, tries=options.tries, seed=options.seed)
-            reach = influence_map(setting, grid, 0, block, chunk=max(1, options.chunk // setting.cells))
-            pictures[scale][type(setting).__name__] = reach.cpu().numpy()
-    return proofs, pictures
+        setting = make_setting(name, run.checkpoint.model, scale)
+        proofs = leakage_proofs(setting, grids, tries=run.options.tries, seed=run.options.seed)
+        part.records["proofs"] = [proof.to_dict() | {"statements": proof.statements} for proof in proofs]
+        reach = influence_map(setting, grid, 0, block, chunk=max(1, run.options.chunk // setting.cells))
+        part.add(f"influence {scale}×{scale} {type(setting).__name__}", reach=reach[None])
+        return part
 
+    def test_fill(self, fill: str) -> Part:
+        """Whether what a fill replaces still matters."""
+        from faithfulness.core.deletion_leakage import deletion_leakage
 
-def read_deletions(folder: Path) -> pd.DataFrame:
-    """The record of a training run: epoch, index, label, cell, pixels; InputError for anything else."""
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
-        raise InputError(f"no record of deletions (*.parquet) in {folder}")
-    try:
-        table = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-        return table[["epoch", "index", "label", "cell", "pixels"]].astype(np.int64)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{folder} holds no record of deletions: {str(error).splitlines()[0]}") from error
+        size, seed = self.run.checkpoint.model.input_size, self.run.options.seed
+        proof = deletion_leakage(fill, self.deletion.grid, size, seed)
+        return Part(records={"proofs": [proof.to_dict() | {"statements": proof.statements}]})
 
+    def summarize(self, part: Part) -> Outcome:
+        """The verdicts, the numbers behind them, and what can reach a head."""
+        import pandas as pd
 
-def recorded_brightness(record: pd.DataFrame, runner: Runner, deletion: DeletionSpec) -> Tensor | None:
-    """Mean of each cell (N, cells) of the recorded samples as training saw them before the deletion.
-
-    None where the checkpoint doesn't say what it was trained on. Raises InputError where the samples, loaded
-    again, aren't the recorded ones.
-    """
-    made = (runner.checkpoint.training or {}).get("settings")
-    if not made or "data" not in made or "seed" not in made:
-        return None
-    backbone = runner.checkpoint.backbone
-    size, seed = backbone.input_size[0], int(made["seed"])
-    data = open_data(made["data"], "train", size=size, seed=seed, count=made.get("train_images"))
-    if record["index"].max() >= len(data):
-        raise InputError(f"the record has sample {record['index'].max()}, but {data.name} has only {len(data)}")
-    samples = Samples(data, backbone.data_config, training=True, seed=seed)
-    found, device = [], device_of(backbone)
-    for start in range(0, len(record), runner.options.chunk):
-        part = record.iloc[start : start + runner.options.chunk]
-        keys = list(zip(part["epoch"].tolist(), part["index"].tolist(), strict=True))
-        images = torch.stack([torch.as_tensor(samples[key]["image"]) for key in keys]).to(device)
-        epoch, index = (torch.tensor(column, device=device) for column in zip(*keys, strict=True))
-        images = data.augment(images, make_keys(make_keys(seed, epoch, index), _AUGMENT))
-        other = int((digest_pixels(images).cpu() != torch.from_numpy(part["pixels"].to_numpy().copy())).sum())
-        if other:
-            raise InputError(
-                f"{other} of {len(part)} samples of {data.name} have other pixels than the record says; audit the "
-                "record with the data, and the versions of libraries, that it was made with"
-            )
-        pixels = deletion.grid.sum(normalize(images, backbone.data_config))
-        found.append((pixels / (images[0].numel() / deletion.grid.cells)).cpu())
-    return torch.cat(found)
-
-
-def audit_masks(runner: Runner, options: LeakageOptions, deletion: DeletionSpec) -> dict[str, MaskLeakage]:
-    """What the choice of the patch told of label and brightness in a real run; empty without a record of any."""
-    folder = options.deletions or Path(options.model).expanduser() / "deletions"
-    if options.deletions is None and not folder.is_dir():
-        return {}
-    record = read_deletions(folder)
-    if (record["cell"] < 0).all():
-        print(f"choice of the patch: nothing to test, {folder} records no deletion")
-        return {}
-    columns = {name: torch.from_numpy(record[name].to_numpy().copy()) for name in ("cell", "label")}
-    audits = {"label": mask_leakage(columns["cell"], columns["label"], seed=options.seed)}
-    keys = make_keys(options.seed, *(torch.from_numpy(record[name].to_numpy().copy()) for name in ("epoch", "index")))
-    chosen = keys.argsort(stable=True)[: options.mask_images].numpy()
-    brightness = recorded_brightness(record.iloc[chosen], runner, deletion)
-    if brightness is not None:
-        cells, labels = (columns[name][torch.from_numpy(chosen)] for name in ("cell", "label"))
-        audits["brightness"] = mask_leakage(cells, labels, brightness, seed=options.seed)
-    return audits
-
-
-def rows_of(proof: LeakageProof) -> dict[str, Any]:
-    """A proof as `summary.json` has it."""
-    return {"subject": proof.subject, "verdict": proof.verdict, **proof.to_dict()}
-
-
-def evaluate(options: LeakageOptions) -> int:
-    """Prove and test, write the verdicts, and return 0 if nothing leaks, else 1."""
-    options.check()
-    runner = Runner.start(options.shared())
-    deletion = runner.checkpoint.deletion or DeletionSpec()
-    size = runner.checkpoint.backbone.input_size
-    deletion.grid.check(*size)
-    audits = audit_masks(runner, options, deletion)
-    proofs, pictures = prove_settings(runner, options)
-    proofs += [deletion_leakage(fill, deletion.grid, size, options.seed) for fill in options.fill or [deletion.fill]]
-    passed = all(proof.passed for proof in proofs) and all(audit.passed for audit in audits.values())
-    table = pd.DataFrame(
-        [
-            {"subject": proof.subject, "metric": name, "value": value}
+        proofs, masks = part.records.get("proofs", []), part.records.get("masks", [])
+        names = ("setting", "scale", "grids", "tries", "fill", "mask_images")
+        numbers = [
+            {"subject": proof["subject"], "metric": name, "value": value}
             for proof in proofs
-            for name, value in proof.numbers.items()
+            for name, value in proof["numbers"].items()
+        ]
+        return Outcome(
+            scores=[],
+            settings={name: getattr(self.run.options, name) for name in names},
+            sections={
+                "passed": all(found["passed"] for found in (*proofs, *masks)),
+                "proofs": proofs,
+                "masks": masks,
+                "notes": [record["note"] for record in part.records.get("notes", [])],
+            },
+            per_image=pd.DataFrame(numbers),
+            pictures={f"influence-{scale}x{scale}": self.picture(part, scale) for scale in self.run.options.scale},
+        )
+
+    def picture(self, part: Part, scale: int) -> Any:
+        """What draws the influence on the first head, a panel per setting."""
+        from faithfulness import report
+
+        prefix = f"influence {scale}×{scale} "
+        maps = {
+            name.removeprefix(prefix): part.table(name)["reach"][0] for name in part.tables if name.startswith(prefix)
+        }
+        title = f"What can reach the head of cell 0 (white): {self.run.checkpoint.name}, {scale}×{scale}"
+        return lambda: report.influence_figure(maps, 0, scale, title=title)
+
+
+def grids_without_choice(run: Run[LeakageOptions], scale: int, grids: int) -> Compositions:
+    """The first images of the data as grids: whether something leaks doesn't depend on the class."""
+    import numpy as np
+
+    from difull import Compositions
+
+    cells = scale**2
+    count = min(grids, run.count // cells)
+    if not count:
+        raise InputError(f"a {scale}×{scale} grid needs {cells} images, {run.data.name} gives {run.count}")
+    indices = np.arange(count * cells).reshape(count, cells)
+    labels = np.array([[run.data.label(int(index)) for index in row] for row in indices])
+    return Compositions(indices, labels, scale, "corners")
+
+
+def report_leakage(summary: dict[str, Any]) -> str:
+    """A line per subject with its verdict and statements, then what was found, and the verdict of all."""
+    from faithfulness.core.tables import format_table
+
+    proofs = summary["proofs"]
+    names = ("structure", "taint", "derivative", "intervention")
+    rows = [
+        (proof["subject"], proof["verdict"], *(str(proof.get("statements", proof)[name]) for name in names))
+        for proof in proofs
+    ]
+    header = ("", "verdict", *names)
+    notes = dict.fromkeys(note for proof in proofs for note in proof["notes"])
+    return "\n".join(
+        [
+            *summary.get("notes", []),
+            format_table(header, rows, "<<<<<<"),
+            *(f"{proof['subject']}: found: {finding}" for proof in proofs for finding in proof["found"]),
+            *notes,
+            *dict.fromkeys(mask["report"] for mask in summary["masks"] if "report" in mask),
+            "nothing leaks" if summary["passed"] else "LEAKS",
         ]
     )
-    with runner.options.result_folder() as folder:
-        write_per_image(folder, table)
-        write_summary(
-            folder,
-            protocol=options.protocol_name,
-            model=runner.checkpoint.describe(),
-            data=runner.describe_data(),
-            settings={
-                **{
-                    name: getattr(options, name)
-                    for name in ("setting", "scale", "grids", "tries", "fill", "mask_images")
-                },
-                **runner.describe_settings(),
-            },
-            scores=[],
-            passed=passed,
-            proofs=[rows_of(proof) for proof in proofs],
-            masks=[
-                {"record": name, "passed": audit.passed, "found": audit.found, **asdict(audit)}
-                for name, audit in audits.items()
-            ],
-        )
-        for scale, maps in pictures.items():
-            picture = influence_figure(maps, 0, scale)
-            save_figure(picture, folder / "plots" / f"influence-{scale}x{scale}.png")
-    print_proofs(proofs, audits)
-    print(f"{'nothing leaks' if passed else 'LEAKS'}; results: {options.out}/summary.json, plots/")
-    return 0 if passed else 1
 
 
-def print_proofs(proofs: list[LeakageProof], audits: dict[str, MaskLeakage]) -> None:
-    """A line per subject with its verdict and statements, then what was found."""
-    rows = [(proof.subject, proof.verdict, *proof.statements.values()) for proof in proofs]
-    print(format_table(("", "verdict", "structure", "taint", "derivative", "intervention"), rows, "<<<<<<"))
-    for proof in proofs:
-        for finding in proof.found:
-            print(f"{proof.subject}: found: {finding}")
-    for note in dict.fromkeys(note for proof in proofs for note in proof.notes):
-        print(note)
-    for report in dict.fromkeys(audit.report for audit in audits.values()):
-        print(report)
-
+COMMAND = Command(LeakageOptions, Leakage, report_leakage, status=lambda summary: 0 if summary["passed"] else 1)
+main = COMMAND.main
+evaluate = COMMAND.evaluate
 
 if __name__ == "__main__":
-    sys.exit(run_command(LeakageOptions, evaluate))
+    sys.exit(main())

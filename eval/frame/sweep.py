@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from attribution import parse_attribution
-from core.results import Score
+from faithfulness.attribution import parse_attribution
+from faithfulness.core.results import Score
 
 SWEEP: dict[str, tuple[str, ...]] = {
     "grid": ("8", "4", "16"),

@@ -1,0 +1,142 @@
+"""The flags that evaluations share: same flag, same meaning."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from faithfulness.core.errors import InputError
+from faithfulness.core.files import atomic_directory, check_out
+from faithfulness.core.flags import check_values
+from faithfulness.core.hardware import check_devices
+
+Precision = Literal["32-true", "64-true", "bf16-mixed", "16-mixed", "tf32"]
+LARGEST = 2**31
+INPUTS = ("model", "baseline", "choose_with", "compositions", "deletions")
+"""Flags, of any evaluation, that name what is read: `--out` must keep clear of it, as of the data's folder."""
+
+
+@dataclass(kw_only=True)
+class ModelOptions:
+    """What to evaluate, on what, and where the results go.
+
+    Args:
+        model: checkpoint folder, weight file (with --arch), timm:NAME, hf-hub:ORG/NAME, or file.py:function that
+            returns a network.
+        data: digits, imagefolder:PATH, imagenet:PATH, or file.py:function that returns a data set of (image, label).
+        split: which split of the data.
+        limit: look at the first N images only, the same N for every model and method; all by default.
+        chunk: the most images in one pass; bounds the memory.
+        out: folder for summary.json, per_image.parquet and plots; runs/COMMAND/MODEL by default.
+        overwrite: replace the run in --out.
+        pretrained: timm's weights for timm:NAME; untrained otherwise.
+        arch: timm name of a weight file's architecture, or file.py:function of a checkpoint of one's own network.
+        model_args: further arguments of timm's model; none by default.
+        input_size: side of the images in pixels; the model's own by default, 64 for digits.
+        accelerator: auto, cpu, cuda, ...
+        precision: 32-true (IEEE), 64-true, tf32, bf16-mixed or 16-mixed; drops are taken in 32 bits at least.
+        seed: keys everything random.
+        skip_corrupt: count corrupt images and go on.
+    """
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "model": ("model", "baseline", "arch", "pretrained", "model_args", "input_size"),
+        "data": ("data", "split", "limit", "skip_corrupt"),
+        "attributions": ("attributions", "layers", "published", "list_attributions"),
+        "output": ("out", "overwrite"),
+        "hardware": (
+            *("accelerator", "devices", "num_nodes", "precision", "workers"),
+            *("batch_size", "chunk", "seed"),
+        ),
+    }
+    protocol_name: ClassVar[str] = ""
+    """What `summary.json` calls the protocol: `--overwrite` replaces a run of the same, and nothing else."""
+    batch_size: ClassVar[int] = 64
+    devices: ClassVar[int] = 1
+    num_nodes: ClassVar[int] = 1
+    workers: ClassVar[int] = 0
+    published: ClassVar[str | None] = None
+
+    model: str | Any = ""
+    data: str | Any = "digits"
+    split: str = "val"
+    limit: int | None = None
+    chunk: int = 256
+    out: Path | None = None
+    overwrite: bool = False
+    pretrained: bool = False
+    arch: str | Any | None = None
+    model_args: dict[str, Any] | None = None
+    input_size: int | None = None
+    accelerator: str = "auto"
+    precision: Precision = "32-true"
+    seed: int = 0
+    skip_corrupt: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            self.out = None if self.out is None else Path(self.out).expanduser()
+        except RuntimeError as error:
+            raise InputError(f"--out {self.out}: {error}") from error
+
+    @property
+    def inputs(self) -> list[str]:
+        """What is read, as the flags have it; networks and data sets given as objects are no files."""
+        given = [getattr(self, name, None) for name in (*INPUTS, "data")]
+        flat = [item for value in given for item in (value if isinstance(value, list) else [value])]
+        return [str(item) for item in flat if isinstance(item, str | Path) and str(item)]
+
+    def check_out(self) -> None:
+        """Raise InputError unless the results may go to `--out`."""
+        if self.out is not None:
+            check_out(self.out, self.overwrite, kind=self.protocol_name, inputs=self.inputs)
+
+    def result_folder(self) -> AbstractContextManager[Path]:
+        """A folder that takes the place of `--out` once it is complete."""
+        assert self.out is not None
+        return atomic_directory(self.out, self.overwrite, kind=self.protocol_name, inputs=self.inputs)
+
+    def check(self) -> None:
+        """Raise InputError for values that no evaluation can use."""
+        check_values(self)
+        if isinstance(self.model, str) and not self.model:
+            raise InputError(
+                "--model is needed: a checkpoint folder, timm:NAME, hf-hub:ORG/NAME, file.py:function, or a file "
+                "with --arch"
+            )
+        for name in ("limit", "batch_size", "chunk", "devices", "num_nodes"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value < LARGEST:
+                most = "" if value < 1 else f" and below {LARGEST}"
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1{most}, got {value}")
+        if not 0 <= self.seed < LARGEST:
+            raise InputError(f"--seed must lie in 0 … {LARGEST - 1}, got {self.seed}")
+        check_devices(self.devices, self.accelerator)
+
+
+@dataclass(kw_only=True)
+class EvaluationOptions(ModelOptions):
+    """What to evaluate, on what, where, and how.
+
+    Args:
+        attributions: methods, e.g. ixg "ig(steps=20)|abs" gradcam@middle, or path/to/file.py:function.
+        published: the parameters that the methods had in a publication, idsds (Hesse et al.) or difull (Rao et
+            al.), for all that isn't given; see the READMEs of both. This suite's own by default.
+        layers: layers to explain at (input, middle, final, or a tap's name); each method's own by default.
+        list_attributions: print the registered attributions and stop.
+        batch_size: images per batch; results don't depend on how batches are spread over devices.
+        devices: how many devices per node.
+        num_nodes: how many nodes.
+        workers: loader processes.
+    """
+
+    attributions: list[str] = field(default_factory=list)
+    published: Literal["idsds", "difull"] | None = None  # type: ignore[misc]
+    layers: list[str] | None = None
+    list_attributions: bool = False
+    batch_size: int = 64  # type: ignore[misc]
+    devices: int = 1  # type: ignore[misc]
+    num_nodes: int = 1  # type: ignore[misc]
+    workers: int = 0  # type: ignore[misc]

@@ -1,0 +1,256 @@
+"""A model and its data on this process's device: loading, batches, precision, clock, gathering. No protocol."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from checkpoints import Checkpoint, Task
+from eval.frame.methods import Method
+from eval.frame.options import ModelOptions
+from eval.frame.part import Cost, Part, merged
+from faithfulness.backbones import unchanged
+from faithfulness.core.checks import check_logits, check_maps
+from faithfulness.core.errors import InputError
+from faithfulness.core.precision import ieee, use_precision
+from faithfulness.data import IndexedData, KeyedBatches, KeyedSamples, make_loader, normalize
+
+Options = TypeVar("Options", bound=ModelOptions)
+
+
+class ImageBatch(NamedTuple):
+    """Normalized images on the device, their labels (B,) or (B, H, W), and their indices in the data set."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+@dataclass
+class Run(Generic[Options]):
+    """What a protocol is given: the options, a loaded model, its data. Other processes have other batches.
+
+    Attributes:
+        callables: the user's own attributions by name.
+        corrupt: which samples this process could not read, however often it tried, by what they are.
+    """
+
+    options: Options
+    checkpoint: Checkpoint[Any]
+    data: Any
+    fabric: Fabric
+    task: Task
+    callables: dict[str, Any] = field(default_factory=dict)
+    corrupt: dict[str, set[int]] = field(default_factory=dict, init=False)
+
+    @classmethod
+    def start(cls, options: Options, task: Task, callables: dict[str, Any] | None = None) -> Run[Options]:
+        """Check the options, load data and model, start the processes."""
+        options.check()
+        options.check_out()
+        data = task.open_data(options.data, options.split, seed=options.seed)
+        checkpoint = load_named(options.model, options, task, data, model_args=options.model_args)
+        data = data.at_size(checkpoint.model.input_size[0])
+        check_classes(checkpoint, data)
+        fabric = Fabric(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            strategy="ddp" if options.devices * options.num_nodes > 1 else "auto",
+            precision=use_precision(options.precision),  # type: ignore[arg-type]
+        )
+        fabric.launch()
+        run = cls(options, checkpoint, data, fabric, task, callables or {})
+        run.place(checkpoint.model)
+        return run
+
+    def place(self, model: torch.nn.Module) -> None:
+        """Bring a model onto this process's device, in evaluation mode."""
+        model.eval().to(self.fabric.device)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(torch.float64 if self.options.precision == "64-true" else torch.float32)
+
+    def load_other(self, text: Any) -> Checkpoint[Any]:
+        """Another model to look at the same images, each as its own `data_config` says; ready to run."""
+        own_size = isinstance(text, str) and (text.startswith("hf-hub:") or Path(text).expanduser().is_dir())
+        other = load_named(text, self.options, self.task, self.data, own_size=own_size)
+        check_classes(other, self.data)
+        self.place(other.model)
+        return other
+
+    @property
+    def count(self) -> int:
+        """How many images are evaluated, before corrupt ones are taken out."""
+        return min(len(self.data), self.options.limit or len(self.data))
+
+    def samples(self, checkpoint: Checkpoint[Any] | None = None) -> KeyedSamples:
+        """The data's images, sized for the model (or for another one: rendered data is rendered anew)."""
+        model = (checkpoint or self.checkpoint).model
+        data = self.data.at_size(model.input_size[0])
+        return self.task.samples(data, model.data_config, training=False, skip_corrupt=self.options.skip_corrupt)
+
+    def batches(
+        self,
+        samples: Dataset[Any] | None = None,
+        count: int | None = None,
+        batch_size: int | None = None,
+        checkpoint: Checkpoint[Any] | None = None,
+        what: str = "images",
+    ) -> Iterator[ImageBatch]:
+        """This process's batches of images, or of other samples: (B, ..., C, H, W), normalized for the model.
+
+        What can't be read is kept in `corrupt`, under the name `what`.
+        """
+        config = (checkpoint or self.checkpoint).model.data_config
+        samples = self.samples(checkpoint) if samples is None else samples
+        keys = KeyedBatches(
+            self.count if count is None else count,
+            batch_size or self.options.batch_size,
+            shuffle=False,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+        )
+        dtype = torch.float64 if self.options.precision == "64-true" else torch.float32
+        for batch in make_loader(samples, keys, self.options.workers):
+            self.corrupt.setdefault(what, set()).update(batch["corrupt"].tolist())
+            if "image" not in batch:
+                continue
+            batch = {key: value.to(self.fabric.device, non_blocking=True) for key, value in batch.items()}
+            images = normalize(batch["image"], config, dtype)
+            yield ImageBatch(images, batch["label"], batch["index"])
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The chosen precision."""
+        return self.fabric.autocast()
+
+    @contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """IEEE float32 at least, whatever `--precision` says: what is subtracted, in fewer digits, ties."""
+        with self.autocast(), torch.autocast(self.fabric.device.type, enabled=False), ieee():
+            yield
+
+    def explain(self, part: Part, method: Method, images: Tensor, *targets: Tensor) -> Tensor:
+        """A method's maps (B, C, h, w) of a batch, finite; the time it took goes to the part's costs."""
+        self._synchronize()
+        start = time.perf_counter()
+        maps = method.explain(images, *targets)
+        self._synchronize()
+        cost = Cost(time.perf_counter() - start, len(images), *method.passes)
+        part.costs[method.key] = part.costs.get(method.key, Cost()) + cost
+        place = f" in {method.place.strip(' /')}" if method.place else ""
+        return check_maps(maps, images, f"attribution {method.label}{place}")
+
+    def visible(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) as the data give them, in [0, 1]: pixels, or what a data set of one's own normalized."""
+        if not images.is_floating_point():
+            return images.float() / 255
+        config = self.checkpoint.model.data_config
+        mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
+        return (images * std + mean).clamp(0, 1)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The classes (B,) that the model predicts, in full precision, at most `chunk` images at a time.
+
+        Raises InputError where its logits are NaN or infinite.
+        """
+        model, name = self.checkpoint.model, self.checkpoint.name
+        with self.full_precision(), torch.no_grad():
+            logits = [check_logits(model(part), name) for part in images.split(self.options.chunk)]
+        return torch.cat(logits).argmax(dim=1)
+
+    def _synchronize(self) -> None:
+        if self.fabric.device.type == "cuda":
+            torch.cuda.synchronize(self.fabric.device)
+
+    def merge(self, part: Part) -> Part | None:
+        """The parts of all processes as one, in order of rank, on the first process; None on the others."""
+        part.corrupt = self.corrupt
+        if self.fabric.world_size == 1:
+            return part
+        received: list[Any] | None = [None] * self.fabric.world_size if self.fabric.global_rank == 0 else None
+        torch.distributed.gather_object(part, received)
+        return None if received is None else merged(received)
+
+    def share(self, content: Any) -> list[Any]:
+        """Every process's content, in order of rank, on all of them."""
+        received: list[Any] = [content] * self.fabric.world_size
+        if self.fabric.world_size > 1:
+            torch.distributed.all_gather_object(received, content)
+        return received
+
+    def describe_data(self) -> dict[str, Any]:
+        """The `data` entry of `summary.json`."""
+        return {
+            "name": self.data.name,
+            "split": self.data.split,
+            "n_images": self.count,
+            "fingerprint": self.data.fingerprint(),
+        }
+
+    def describe_settings(self) -> dict[str, Any]:
+        """The settings that every evaluation records."""
+        options = self.options
+        return {
+            "precision": options.precision,
+            "seed": options.seed,
+            "limit": options.limit,
+            "batch_size": options.batch_size,
+            "chunk": options.chunk,
+            "published": options.published,
+            "input_size": list(self.checkpoint.model.input_size),
+            "device": self.fabric.device.type,
+            "processes": self.fabric.world_size,
+        }
+
+
+def borrowed(model: Any) -> AbstractContextManager[None]:
+    """Whatever a block does to a network that the caller owns is undone after it; names of networks own none."""
+    owned = model.model if isinstance(model, Checkpoint) else model
+    return unchanged(owned) if isinstance(owned, torch.nn.Module) else nullcontext()
+
+
+def load_named(
+    model: Any,
+    options: ModelOptions,
+    task: Task,
+    data: IndexedData,
+    *,
+    own_size: bool = False,
+    model_args: dict[str, Any] | None = None,
+) -> Checkpoint[Any]:
+    """Load what `--model`, or a flag like it, names; untrained weights are drawn by the seed.
+
+    A `timm:NAME` gets as many classes as the data, unless it is pretrained, and the data's default size. With
+    `own_size`, a checkpoint keeps its own, whatever `--input-size` says.
+    """
+    torch.manual_seed(options.seed)
+    return task.load_model(
+        model,
+        arch=options.arch,
+        num_classes=None if options.pretrained or not isinstance(model, str | Path) else len(data.classes),
+        pretrained=options.pretrained,
+        input_size=None if own_size else options.input_size,
+        model_args=model_args,
+        default_size=data.default_size,
+    )
+
+
+def check_classes(checkpoint: Checkpoint[Any], data: IndexedData) -> None:
+    """The data must have the checkpoint's classes: as many, and by the same names if it names them."""
+    classes = checkpoint.model.num_classes
+    if not data.suits(classes):
+        raise InputError(f"{checkpoint.name} has {classes} classes, {data.name} ({data.split}) has {len(data.classes)}")
+    if checkpoint.classes and checkpoint.classes != data.classes:
+        first = next((a, b) for a, b in zip(checkpoint.classes, data.classes, strict=True) if a != b)
+        raise InputError(
+            f"{checkpoint.name} has other classes than {data.name}: {first[0]!r} where the data has {first[1]!r}"
+        )
