@@ -20,18 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attribution import AttributionSpec, create_attribution, expand_attributions, gradient
-from attribution.base import Attribution
-from attribution.spec import parameters_of
-from backbones import create_backbone
-from core.cli import run_command
-from core.results import environment, write_json
+from faithfulness.attribution import AttributionSpec, create_attribution, expand_attributions, gradient
+from faithfulness.attribution.base import Attribution
+from faithfulness.attribution.spec import parameters_of
+from faithfulness.backbones import create_backbone
+from faithfulness.core.cli import run_command
+from faithfulness.core.files import write_json
+from faithfulness.core.results import environment
 
 
 def seconds(action: Callable[[], Any], repeats: int, device: str) -> float:
     """The median time of an action, in seconds.
 
-    On one CPU thread the process's own time counts, so that neighbours on the machine don't.
+    On one CPU thread the process's own time counts, so that neighbors on the machine don't.
     """
     on_gpu = device != "cpu"
     clock = time.perf_counter if on_gpu or torch.get_num_threads() > 1 else time.process_time

@@ -4,7 +4,7 @@
     python -m benchmarks.findings_grids --out runs/smoke --models resnet --train-images 512 --grids 8 --confidence 0
 
 Findings of Rao, Böhle, Schiele (CVPR 2022, and the journal version). Each is a contrast of mean
-localisation scores with a 95% bootstrap interval over grids, and one of three verdicts per model: it
+localization scores with a 95% bootstrap interval over grids, and one of three verdicts per model: it
 holds, it doesn't, or the interval doesn't tell. A finding that does not hold is reported as such.
 """
 
@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from core.cli import run_command
-from core.errors import InputError
-from core.results import environment, write_json
-from core.statistics import mean_interval
-from eval.mlatt import MlattOptions, evaluate
-from eval.report import format_table, number
+from eval.mlatt import COMMAND, MlattOptions
+from faithfulness.core.cli import run_command
+from faithfulness.core.errors import InputError
+from faithfulness.core.files import write_json
+from faithfulness.core.results import environment
+from faithfulness.core.statistics import mean_interval
+from faithfulness.core.tables import format_table
+from faithfulness.report import number
 from training.patch_finetune import finetune
 from training.recipe import EMBEDDED
 
@@ -47,7 +49,7 @@ KERNEL = 129
 
 @dataclass
 class Scores:
-    """Localisation of one model: mean over the scored cells of each grid, by setting, method, layer and kernel."""
+    """Localization of one model: mean over the scored cells of each grid, by setting, method, layer and kernel."""
 
     table: pd.DataFrame
     correlations: list[dict[str, Any]]
@@ -210,7 +212,7 @@ def score_model(model: Path, out: Path, grids: int, confidence: float, seed: int
         attributions=list(METHODS),
         kernels=[1, KERNEL],
     )
-    summary = evaluate(options)
+    summary = COMMAND.run(options).summary
     assert summary is not None
     table = pd.read_parquet(out / "smoothing.parquet")
     return Scores(
@@ -241,7 +243,7 @@ def main(
         folder = out / "models" / name
         if not (folder / "model.safetensors").is_file():
             finetune(
-                folder,
+                out=folder,
                 **MODELS[name],
                 train_images=train_images,
                 seed=seed,

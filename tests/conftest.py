@@ -18,3 +18,19 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def diverged(monkeypatch):
+    """Every network that a command loads has an infinite weight."""
+    import eval.frame.run
+
+    load = eval.frame.run.load_named
+
+    def load_diverged(*arguments, **keywords):
+        checkpoint = load(*arguments, **keywords)
+        with torch.no_grad():
+            next(checkpoint.model.parameters()).mul_(torch.inf)
+        return checkpoint
+
+    monkeypatch.setattr(eval.frame.run, "load_named", load_diverged)

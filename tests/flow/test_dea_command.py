@@ -11,16 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-import eval.runner
-from attribution import create_attribution
-from backbones import SegmentationTarget, create_segmenter
+import eval.frame.run
 from checkpoints import load_segmenter, save_segmenter
-from core import DeletionSpec
-from core.cli import run_command
-from data import normalize, open_segmentation_data
 from dea import deletion_curves, insertion_scores, off_target_mass
-from eval.dea import SMALL_FRACTIONS, DeaOptions, evaluate
-from eval.dea_sweep import sweep_attributions
+from eval.dea import COMMAND, DeaOptions, main
+from eval.frame.sweep import sweep_attributions
+from faithfulness.attribution import create_attribution
+from faithfulness.backbones import SegmentationTarget, create_segmenter
+from faithfulness.core import DeletionSpec
+from faithfulness.data import normalize, open_segmentation_data
+from faithfulness.data.segmentation import SegmentedDigits
 from tests.reference.segmentation_folders import make_sbd, make_voc
 from tests.reference.tiny_models import tiny_segmenter
 
@@ -32,7 +32,7 @@ ALL = SMALL[6:]
 
 
 def score(*arguments):
-    return run_command(DeaOptions, evaluate, [str(argument) for argument in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_summary_has_the_schema(results):
     summary = read(results)
     assert (summary["schema"], summary["protocol"]) == (1, "dea")
     assert {"name", "sha256", "deletion", "mean_iou"} <= set(summary["model"])
-    assert summary["settings"]["fractions"] == list(SMALL_FRACTIONS)
+    assert summary["settings"]["fractions"] == list(SegmentedDigits.fractions)
     assert summary["settings"]["methods"]["dea"]["grid"] == [8, 8]
     assert summary["settings"]["methods"]["dea"]["lambda"] == 1
     data = summary["data"]
@@ -106,7 +106,7 @@ def test_every_pair_has_a_row_per_method_and_metric(results):
 
 def test_batched_equals_one_by_one(checkpoint, results):
     """Every value recomputed by the protocol's own functions, a pair at a time."""
-    model = load_segmenter(str(checkpoint)).backbone.eval().double()
+    model = load_segmenter(str(checkpoint)).model.eval().double()
     data = open_segmentation_data("digits", size=32)
     table = pd.read_parquet(results / "per_image.parquet").set_index(["metric", "attribution", "index", "class"])
     pairs = sorted(set(zip(table.index.get_level_values("index"), table.index.get_level_values("class"), strict=True)))
@@ -116,7 +116,7 @@ def test_batched_equals_one_by_one(checkpoint, results):
         target = SegmentationTarget(model)
         for name in METHODS:
             maps = create_attribution(name, target)(image, target.aim(region, classes))
-            what = (model, image, region, classes, maps, SMALL_FRACTIONS)
+            what = (model, image, region, classes, maps, SegmentedDigits.fractions)
             curves = deletion_curves(*what)
             wanted = {
                 "target_deletion_drop": curves.target.mean(),
@@ -200,7 +200,7 @@ def test_a_sweep_varies_one_parameter_at_a_time(checkpoint, tmp_path, capsys):
 def test_a_callable_and_only_the_classes_asked_for(checkpoint, results, tmp_path):
     table = pd.read_parquet(results / "per_image.parquet")
     label = int(table["class"].iloc[0])
-    model = load_segmenter(str(checkpoint)).backbone.double()
+    model = load_segmenter(str(checkpoint)).model.double()
     target = SegmentationTarget(model)
     explain = create_attribution("ega", target)
 
@@ -209,7 +209,7 @@ def test_a_callable_and_only_the_classes_asked_for(checkpoint, results, tmp_path
 
     flags = {"min_iou": 0.0, "min_area": 0.0, "max_area": 1.0, "region": "annotated", "precision": "64-true"}
     flags |= {"attributions": ["ega"], "limit": 5, "batch_size": 2, "classes": [str(label - 1)]}
-    data = evaluate(DeaOptions(model=str(checkpoint), out=tmp_path / "run", **flags), {"mine": mine})["data"]
+    data = COMMAND.run(DeaOptions(model=str(checkpoint), out=tmp_path / "run", **flags), {"mine": mine}).summary["data"]
     assert data["n_pairs"] + data["dropped"]["class not asked for"] == read(results)["data"]["n_pairs"]
     part = pd.read_parquet(tmp_path / "run" / "per_image.parquet")
     wanted = table[(table["class"] == label) & (table.attribution == "ega")]
@@ -232,17 +232,18 @@ def test_drops_are_float32_under_mixed_precision(checkpoint, tmp_path):
 
 
 def test_a_diverged_model_is_named(checkpoint, tmp_path, capsys, monkeypatch):
-    load = eval.runner.load_named
+    load = eval.frame.run.load_named
 
     def diverged(*arguments, **keywords):
         found = load(*arguments, **keywords)
         with torch.no_grad():
-            found.backbone.classifier.bias[2] = torch.nan
+            found.model.classifier.bias[2] = torch.nan
         return found
 
-    monkeypatch.setattr(eval.runner, "load_named", diverged)
+    monkeypatch.setattr(eval.frame.run, "load_named", diverged)
     assert score("--model", checkpoint, "--limit", "2", *ALL, "--out", tmp_path / "run") == 2
-    assert "resnet10t gives NaN or infinite logits for 2 of 2 images" in capsys.readouterr().err
+    name = f"{checkpoint.parent.name}/{checkpoint.name}"
+    assert f"{name} gives NaN or infinite logits for 2 of 2 images" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

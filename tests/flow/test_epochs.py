@@ -14,10 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from core.cli import run_command
-from eval.leakage import LeakageOptions
-from eval.leakage import evaluate as audit
-from training.patch_finetune import finetune
+from eval import leakage
+from training.patch_finetune import main
 
 COMMAND = [sys.executable, "-m", "training.patch_finetune"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -53,7 +51,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
-    assert run_command(finetune, arguments=["--out", str(out), *flags(folder)]) == 0
+    assert main(["--out", str(out), *flags(folder)]) == 0
     return out
 
 
@@ -74,7 +72,7 @@ def test_three_epochs_are_three_orders_three_crops_and_three_tails(whole):
 def test_the_audit_of_the_record_sees_what_training_saw(whole, folder, tmp_path):
     arguments = ["--model", whole, "--data", f"imagefolder:{folder}", "--setting", "gridpg", "--limit", 4, "--tries", 1]
     arguments = [str(word) for word in (*arguments, "--out", tmp_path / "leakage")]
-    assert run_command(LeakageOptions, audit, arguments) == 1  # GridPG leaks, and takes the least time to tell
+    assert leakage.main(arguments) == 1  # GridPG leaks, and takes the least time to tell
     masks = json.loads((tmp_path / "leakage" / "summary.json").read_text())["masks"]
     assert {entry["record"]: (entry["samples"], entry["passed"]) for entry in masks} == {
         "label": (72, True),
@@ -117,7 +115,7 @@ def test_two_processes_take_a_corrupt_image_and_a_small_validation(tmp_path):
     broken.write_bytes(broken.read_bytes()[:100])
     common = flags(folder, "--batch-size", 2, "--skip-corrupt")
     one, two = tmp_path / "one", tmp_path / "two"
-    assert run_command(finetune, arguments=["--out", str(one), *common]) == 0
+    assert main(["--out", str(one), *common]) == 0
     command = [*COMMAND, "--out", str(two), *common, "--devices", "2"]
     subprocess.run(command, check=True, env=ENVIRONMENT, timeout=400, stdout=subprocess.DEVNULL)
     for run in (one, two):
@@ -131,7 +129,7 @@ def test_two_processes_take_a_corrupt_image_and_a_small_validation(tmp_path):
 
 def test_a_run_that_diverges_exports_nothing(folder, tmp_path, capsys):
     out = tmp_path / "diverged"
-    assert run_command(finetune, arguments=["--out", str(out), *flags(folder, "--lr", "1e30")]) == 2
+    assert main(["--out", str(out), *flags(folder, "--lr", "1e30")]) == 2
     error = capsys.readouterr().err
     assert "training diverged in epoch 0" in error
     assert error.count("\n") == 1
@@ -143,5 +141,5 @@ def test_without_any_readable_image_nothing_is_trained(tmp_path, capsys):
     for path in (folder / "train").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:100])
     out = tmp_path / "run"
-    assert run_command(finetune, arguments=["--out", str(out), *flags(folder, "--skip-corrupt")]) == 2
+    assert main(["--out", str(out), *flags(folder, "--skip-corrupt")]) == 2
     assert "no training image could be read (4 corrupt)" in capsys.readouterr().err

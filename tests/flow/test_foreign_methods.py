@@ -6,20 +6,19 @@ import pandas as pd
 import pytest
 import torch
 
-from attribution import create_attribution
-from attribution.guard import fingerprint
-from checkpoints import load_model, save_checkpoint, save_segmenter
-from core import InputError
-from core.cli import run_command
+from checkpoints import load_model, load_segmenter, save_checkpoint, save_segmenter
+from eval import dea, idsds
 from eval.dea import DeaOptions
-from eval.dea import evaluate as evaluate_dea
-from eval.idsds import IdsdsOptions, evaluate
+from eval.idsds import IdsdsOptions
+from faithfulness.attribution import create_attribution
+from faithfulness.attribution.guard import fingerprint
+from faithfulness.core import InputError
 from tests.reference.networks import small_resnet
 from tests.reference.tiny_models import tiny_segmenter
 
 OWN = """
 import torch
-from attribution import Attribution, Passes, register_attribution
+from faithfulness.attribution import Attribution, Passes, register_attribution
 
 def blanks(images, targets):
     maps = images.clone()
@@ -142,16 +141,13 @@ def values(folder):
 
 @pytest.fixture(scope="module")
 def alone(room):
-    assert run_command(IdsdsOptions, evaluate, arguments(room, room / "alone", "ixg", "gradcam")) == 0
+    assert idsds.main(arguments(room, room / "alone", "ixg", "gradcam")) == 0
     return values(room / "alone")
 
 
 @pytest.mark.parametrize("name", ["blanks", "honest", "restores"])
 def test_the_others_score_as_if_alone(room, alone, name):
-    assert (
-        run_command(IdsdsOptions, evaluate, arguments(room, room / name, f"{room}/own.py:{name}", "ixg", "gradcam"))
-        == 0
-    )
+    assert idsds.main(arguments(room, room / name, f"{room}/own.py:{name}", "ixg", "gradcam")) == 0
     found = values(room / name)
     for method in ("ixg", "gradcam", "random", "edge"):
         assert found[method] == pytest.approx(alone[method], nan_ok=True, abs=1e-12)
@@ -160,7 +156,7 @@ def test_the_others_score_as_if_alone(room, alone, name):
 @pytest.mark.parametrize("name", CULPRITS)
 def test_the_command_names_the_culprit(room, name, capsys):
     out = room / f"refused-{name}"
-    assert run_command(IdsdsOptions, evaluate, arguments(room, out, f"{room}/own.py:{name}", "ixg")) == 2
+    assert idsds.main(arguments(room, out, f"{room}/own.py:{name}", "ixg")) == 2
     message = capsys.readouterr().err
     assert f"own.py:{name}" in message
     assert CULPRITS[name] in message
@@ -179,11 +175,12 @@ def test_callables_of_both_protocols_are_fenced(room, alone):
     classifier = IdsdsOptions(
         model=str(room / "model"), protocol="single", attributions=["ixg", "gradcam"], out=room / "blank", **options
     )
-    evaluate(classifier, {"mine": blank})
+    idsds.COMMAND.run(classifier, {"mine": blank})
     assert values(room / "blank")["ixg"] == pytest.approx(alone["ixg"], nan_ok=True, abs=1e-12)
     segmenter = {"model": str(room / "fcn"), "attributions": ["ixg"], **EASY, **options}
     found = [
-        evaluate_dea(DeaOptions(out=room / f"dea-{len(given)}", **segmenter), given) for given in ({}, {"mine": blank})
+        dea.COMMAND.run(DeaOptions(out=room / f"dea-{len(given)}", **segmenter), given).summary
+        for given in ({}, {"mine": blank})
     ]
     means = [
         {score["metric"]: score["mean"] for score in summary["scores"] if score["attribution"] == "ixg"}
@@ -195,24 +192,17 @@ def test_callables_of_both_protocols_are_fenced(room, alone):
 
 @pytest.mark.parametrize("protocol", ["idsds", "dea"])
 def test_a_callable_that_changes_the_model_is_named(room, protocol):
-    from eval import dea, idsds
-
-    frame = {"idsds": (idsds.IdsdsEvaluation, IdsdsOptions, "model"), "dea": (dea.DeaEvaluation, DeaOptions, "fcn")}
-    evaluation, options, folder = frame[protocol]
-    explained = []
+    command, folder = {"idsds": (idsds.COMMAND, "model"), "dea": (dea.COMMAND, "fcn")}[protocol]
+    model = (load_model if protocol == "idsds" else load_segmenter)(str(room / folder)).model
 
     def change(images, *others):
         with torch.no_grad():
-            next(explained[0].parameters()).mul_(1.01)
+            next(model.parameters()).mul_(1.01)
         return images
 
     chosen = {"protocol": "single"} if protocol == "idsds" else EASY
-    run = evaluation(
-        options(model=str(room / folder), attributions=["ixg"], limit=4, out=room / "never", **chosen), {"mine": change}
-    )
-    explained.append(run.runner.checkpoint.backbone)
-    with pytest.raises(InputError, match=r"attribution mine changed the model's .*weight"):
-        run.run()
+    with pytest.raises(InputError, match=r"attribution change changed the model's .*weight"):
+        command.evaluate(model, attributions=["ixg", change], limit=4, out=room / "never", **chosen)
     assert not (room / "never").exists()
 
 
@@ -247,7 +237,7 @@ def test_a_fingerprint_shows_every_change():
 
 
 def test_what_commands_read_is_the_methods_own(room):
-    backbone = load_model(str(room / "model")).backbone.eval()
+    backbone = load_model(str(room / "model")).model.eval()
     explain = create_attribution(f"{room}/own.py:honest|abs", backbone)
     assert (explain.layer, explain.upsample) == ("input", "bilinear")
     assert json.dumps(list(explain.passes)) == "[NaN, NaN]"

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 from checkpoints import save_checkpoint, save_segmenter
-from core import DeletionSpec
-from data import open_data
 from difull import make_compositions
+from faithfulness.core import DeletionSpec
+from faithfulness.data import open_data
 from tests.reference.every_command import COMMANDS
 from tests.reference.networks import small_resnet
 from tests.reference.tiny_models import tiny_segmenter

@@ -6,20 +6,19 @@ import pandas as pd
 import pytest
 import torch
 
-from backbones import create_segmenter
 from checkpoints import load_model, load_segmenter, save_checkpoint, save_segmenter
-from core import DeletionSpec, InputError
-from core.cli import run_command
-from data import normalize, open_segmentation_data
+from faithfulness.backbones import create_segmenter
+from faithfulness.core import DeletionSpec, InputError
+from faithfulness.data import normalize, open_segmentation_data
 from tests.reference.networks import small_convnext
 from tests.reference.segmentation_folders import make_sbd
-from training.segmentation_finetune import finetune
+from training.segmentation_finetune import main
 
 TINY = ["--train-images", "32", "--val-images", "12", "--batch-size", "8", "--epochs", "2", "--input-size", "32"]
 
 
 def train(*arguments):
-    return run_command(finetune, arguments=[str(argument) for argument in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def test_the_folder_says_all_that_loading_needs(trained):
 
 def test_the_loaded_network_has_the_recorded_score(trained):
     checkpoint = load_segmenter(str(trained))
-    model, data = checkpoint.backbone.eval(), open_segmentation_data("digits", "val", size=32, count=12)
+    model, data = checkpoint.model.eval(), open_segmentation_data("digits", "val", size=32, count=12)
     images = torch.stack([data.image(index) for index in range(12)])
     masks = torch.stack([data.mask(index) for index in range(12)])
     with torch.no_grad():
@@ -71,7 +70,7 @@ def test_the_loaded_network_has_the_recorded_score(trained):
 
 
 def test_resumed_equals_uninterrupted(trained, tmp_path, monkeypatch):
-    from training.segmentation_finetune import SegmentationFineTuner
+    from training.module import SegmentationFineTuner
 
     whole = SegmentationFineTuner.on_train_epoch_start
 
@@ -94,7 +93,7 @@ def test_photographs_train_a_torchvision_network(tmp_path, capsys):
     arguments += ["--epochs", "1", "--batch-size", "2", "--workers", "0", "--grid", "2"]
     assert train("--out", tmp_path / "run", *arguments) == 0
     checkpoint = load_segmenter(str(tmp_path / "run"))
-    assert (checkpoint.name, checkpoint.backbone.num_classes) == ("lraspp_mobilenet_v3_large", 21)
+    assert (checkpoint.architecture, checkpoint.model.num_classes) == ("lraspp_mobilenet_v3_large", 21)
     assert checkpoint.deletion.grid.cells == 4
 
 
@@ -132,11 +131,11 @@ def test_weight_files_of_both_kinds_load(trained, tmp_path):
     torch.save(lraspp.model.state_dict(), tmp_path / "lraspp.pth")
     loaded = load_segmenter(str(tmp_path / "lraspp.pth"), arch="torchvision:lraspp_mobilenet_v3_large", input_size=64)
     image = torch.randn(1, 3, 64, 64)
-    assert torch.equal(loaded.backbone.eval()(image), lraspp(image))
+    assert torch.equal(loaded.model.eval()(image), lraspp(image))
     arguments = json.loads((trained / "config.json").read_text())["model_args"]
     file = str(trained / "model.safetensors")
-    again = load_segmenter(file, arch="resnet10t", input_size=32, model_args=arguments).backbone.eval()
-    assert torch.equal(again(image), load_segmenter(str(trained)).backbone.eval()(image))
+    again = load_segmenter(file, arch="resnet10t", input_size=32, model_args=arguments).model.eval()
+    assert torch.equal(again(image), load_segmenter(str(trained)).model.eval()(image))
     with pytest.raises(InputError, match="name its architecture with --arch"):
         load_segmenter(file)
     with pytest.raises(InputError, match=r"not those of a fcn_resnet50 that segments: classifier\.4\.weight"):
@@ -150,4 +149,4 @@ def test_a_backbone_without_layers_is_saved_with_its_arguments(tmp_path):
     model = create_segmenter("test_efficientnet_gn", 3, input_size=64).eval()
     save_segmenter(tmp_path / "m", model, deletion=None, classes=list("abc"), training={})
     image = torch.randn(1, 3, 64, 64)
-    assert torch.equal(load_segmenter(str(tmp_path / "m")).backbone.eval()(image), model(image))
+    assert torch.equal(load_segmenter(str(tmp_path / "m")).model.eval()(image), model(image))

@@ -15,16 +15,15 @@ import timm
 import torch
 from scipy.stats import chisquare
 
-from core import DeletionSpec
-from core.cli import run_command
-from training.patch_finetune import finetune
+from faithfulness.core import DeletionSpec
+from training.patch_finetune import main
 
 TINY = ["--model", "test_convnext", "--train-images", "96", "--val-images", "40", "--batch-size", "16", "--epochs", "3"]
 COMMAND = [sys.executable, "-m", "training.patch_finetune"]
 
 
 def train(*arguments):
-    return run_command(finetune, arguments=[str(argument) for argument in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,11 @@ import torch
 from timm.models.vgg import VGG
 from torch import nn
 
-from backbones import Backbone, TimmBackbone, create_backbone
+from faithfulness.backbones import Backbone, TimmBackbone, create_backbone
 
 CELL = 64
+SIDE = 32
+"""Pixels of a small grid's side."""
 
 
 def tiny_resnet(**arguments):
@@ -81,6 +83,16 @@ def published_cnn(file):
         head[2].weight.copy_(weights["fc.weight"])
         head[2].bias.copy_(weights["fc.bias"])
     return Backbone(features, head, {"middle": "3", "final": "5"}).eval()
+
+
+@cache
+def random_grids(count=2, side=SIDE):
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(2))
+
+
+def grid_side(name):
+    """The transformer has cells of 64 px only; the others are quicker on less."""
+    return 128 if name == "vit" else 64
 
 
 def slow_cell_shares(values, scale):

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from backbones import Backbone
 from difull import DiFull, DiPart
+from faithfulness.backbones import Backbone
 from tests.reference.grids import plain_cnn
 
 
@@ -204,3 +204,19 @@ CLEAN = {
     "refuses NaN, DiFull": lambda: DiFull(plain_cnn(RefusesNaN()), 2),
     "refuses NaN, DiPart": lambda: DiPart(plain_cnn(RefusesNaN()), 2),
 }
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self, channels=8):
+        super().__init__()
+        self.gate = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x):
+        return x * self.gate(x.mean(dim=(2, 3), keepdim=True)).sigmoid()
+
+
+class SwallowsNaN(nn.Module):
+    """Reads the whole map, but turns NaN into 0: only derivative and intervention can tell."""
+
+    def forward(self, x):
+        return x + x.nan_to_num(nan=0).mean(dim=(2, 3), keepdim=True)

@@ -8,7 +8,7 @@ import torch
 from timm.models.vgg import VGG
 from torch import nn
 
-from backbones import Backbone, TimmBackbone, create_backbone
+from faithfulness.backbones import Backbone, TimmBackbone, create_backbone
 
 HERE = Path(__file__).parent
 
@@ -24,7 +24,7 @@ def published_idsds():
 
 
 def small_resnet(classes=5, **arguments):
-    """A narrow ResNet-10 for 64 px, its residual branches not initialised to zero."""
+    """A narrow ResNet-10 for 64 px, its residual branches not initialized to zero."""
     torch.manual_seed(0)
     shape = {"channels": (16, 24, 32, 48), "stem_width": 8, "zero_init_last": False}
     return create_backbone("resnet10t", classes, input_size=64, **(shape | arguments)).eval()

@@ -1,6 +1,6 @@
 """LRP of one image, layer by layer, with every layer's full matrix and its contributions written out.
 
-Slow and literal: an affine layer (a convolution with the batch normalisation behind it) is turned into
+Slow and literal: an affine layer (a convolution with the batch normalization behind it) is turned into
 a matrix by feeding it unit vectors, and the rules are applied to the table of contributions c[j, i].
 """
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from backbones import Backbone
+from faithfulness.backbones import Backbone
 
 PUBLISHED = np.load(Path(__file__).with_name("published_difull.npz"))
 

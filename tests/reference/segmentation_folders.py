@@ -9,7 +9,7 @@ SIZES = [(120, 90), (96, 128), (75, 75), (130, 100)]
 
 
 def photograph(number):
-    """A picture (width × height of SIZES): colour, colour, grayscale, colour."""
+    """A picture (width × height of SIZES): color, color, grayscale, color."""
     source = (photographs.astronaut, photographs.chelsea, photographs.camera, photographs.coffee)[number % 4]()
     return Image.fromarray(source).resize(SIZES[number % 4])
 

@@ -4,8 +4,8 @@ import timm
 import torch
 from timm.models.vgg import VGG
 
-from backbones import Backbone, TimmBackbone, create_backbone, create_segmenter
-from data import normalize, open_segmentation_data
+from faithfulness.backbones import Backbone, TimmBackbone, create_backbone, create_segmenter
+from faithfulness.data import normalize, open_segmentation_data
 
 FAMILIES = ("resnet", "vgg", "convnext", "vit")
 SIDE, CLASSES = 64, 5

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from attribution import create_attribution
-from backbones import Backbone
-from core import InputError
-from core.keyed import keyed_normal, make_keys
+from faithfulness.attribution import create_attribution
+from faithfulness.backbones import Backbone
+from faithfulness.core import InputError
+from faithfulness.core.keyed import keyed_normal, make_keys
 from tests.reference import plain_cams
 from tests.reference.tiny_models import tiny_batch, tiny_model
 

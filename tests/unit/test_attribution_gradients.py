@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from attribution import create_attribution
-from attribution.base import Points
-from attribution.gradients import fixed_noise
-from attribution.guided import guided
-from attribution.smoothing import scaled_kernel, smooth
-from backbones import Backbone
-from core import InputError
-from core.keyed import keyed_normal, keyed_uniform, make_keys
+from faithfulness.attribution import create_attribution
+from faithfulness.attribution.base import Points
+from faithfulness.attribution.gradients import fixed_noise
+from faithfulness.attribution.guided import guided
+from faithfulness.attribution.smoothing import scaled_kernel, smooth
+from faithfulness.backbones import Backbone
+from faithfulness.core import InputError
+from faithfulness.core.keyed import keyed_normal, keyed_uniform, make_keys
 from tests.reference.published import PUBLISHED, published_backbone
 from tests.reference.tiny_models import FAMILIES, tiny_batch, tiny_model
 

@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 
-from attribution import (
+from faithfulness.attribution import (
     Attribution,
     Passes,
     create_attribution,
@@ -16,8 +16,8 @@ from attribution import (
     parse_attribution,
     plugins,
 )
-from attribution.base import ATTRIBUTIONS
-from core import InputError
+from faithfulness.attribution.base import ATTRIBUTIONS
+from faithfulness.core import InputError
 from tests.reference.tiny_models import tiny_batch, tiny_model
 
 OWN = '''
@@ -25,7 +25,7 @@ OWN = '''
 from __future__ import annotations
 from dataclasses import dataclass
 import torch
-from attribution import Attribution, Passes
+from faithfulness.attribution import Attribution, Passes
 
 def plain(images, targets, scale=1.0):
     """Brightness."""

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from attribution import create_attribution
-from core import InputError
-from core.keyed import keyed_uniform, make_keys
+from faithfulness.attribution import create_attribution
+from faithfulness.core import InputError
+from faithfulness.core.keyed import keyed_uniform, make_keys
 from tests.reference import plain_perturbation
 from tests.reference.tiny_models import tiny_batch, tiny_model
 

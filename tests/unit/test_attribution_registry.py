@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from attribution import create_attribution, describe_attributions, list_attributions
-from attribution.spec import parameters_of
-from backbones import Explainable
-from core import InputError
+from faithfulness.attribution import create_attribution, describe_attributions, list_attributions
+from faithfulness.attribution.spec import parameters_of
+from faithfulness.backbones import Explainable
+from faithfulness.core import InputError
 from tests.reference.tiny_models import CLASSES, FAMILIES, tiny_batch, tiny_model
 
 # chunk = 16 cuts a batch of three within a point; without the ReLU, a CAM isn't flat where evidence is against.

@@ -3,9 +3,9 @@ import timm
 import torch
 from torch import nn
 
-from backbones import Backbone, PlainModel, TimmBackbone, as_explainable, create_backbone
-from backbones.timm_models import tokens_to_map, weights_to_tokens
-from core import InputError
+from faithfulness.backbones import Backbone, InputOnlyModel, TimmBackbone, as_explainable, create_backbone
+from faithfulness.backbones.timm_models import tokens_to_map, weights_to_tokens
+from faithfulness.core import InputError
 from tests.reference.networks import plain_cnn, small_vgg
 
 LIGHT = [
@@ -126,7 +126,7 @@ def test_a_model_without_a_layout_says_so_and_works_at_the_input(name):
 
 def test_any_module_is_explained_at_its_input():
     model = as_explainable(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
-    assert isinstance(model, PlainModel)
+    assert isinstance(model, InputOnlyModel)
     assert model.split().rest(torch.zeros(1, 3, 2, 2)).shape == (1, 2)
     assert as_explainable(plain_cnn()).split("final").layer == "final"
 

@@ -1,4 +1,4 @@
-"""B-cos networks are trained and fed as published: loss, normalisation, and what a deleted pixel is."""
+"""B-cos networks are trained and fed as published: loss, normalization, and what a deleted pixel is."""
 
 import json
 
@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from backbones import create_backbone
 from checkpoints import load_model, save_checkpoint
-from core import DeletionSpec
-from core.cli import run_command
-from data import normalize, open_data
-from training.patch_finetune import finetune
-from training.recipe import loss_function
+from faithfulness.backbones import create_backbone
+from faithfulness.core import DeletionSpec
+from faithfulness.data import normalize, open_data
+from training.optimization import loss_function
+from training.patch_finetune import main
 
 BCOS = ["bcos_resnet10_small", "bcos_resnet18", "bcos_resnet50"]
 TINY = ["--train-images", "32", "--val-images", "16", "--batch-size", "16", "--epochs", "1", "--accelerator", "cpu"]
@@ -50,12 +49,12 @@ def test_the_backbone_chooses_the_loss_unless_it_is_given(tmp_path, monkeypatch,
         monkeypatch.setattr(kind, "forward", forward)
     out = tmp_path / "run"
     arguments = ["--out", str(out), "--model", model, *TINY, *asked]
-    assert run_command(finetune, arguments=arguments) == 0
+    assert main(arguments) == 0
     settings = json.loads((out / "settings.json").read_text())
     assert settings["loss"] == expected
     assert json.loads((out / "training.json").read_text())["settings"] == settings
     assert set(used) == {nn.CrossEntropyLoss if expected == "cross_entropy" else nn.BCEWithLogitsLoss}
-    assert run_command(finetune, arguments=[*arguments, "--resume"]) == 0
+    assert main([*arguments, "--resume"]) == 0
 
 
 @pytest.mark.parametrize("name", BCOS)
@@ -81,13 +80,13 @@ def test_a_deleted_pixel_is_black_and_its_complement_white(name):
     torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-6)
 
 
-def test_a_checkpoint_keeps_the_normalisation_that_it_was_trained_with(tmp_path):
+def test_a_checkpoint_keeps_the_normalization_that_it_was_trained_with(tmp_path):
     overlay = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     for name, arguments in (("earlier", {"pretrained_cfg_overlay": overlay}), ("now", {})):
         backbone = create_backbone("bcos_resnet10_small", num_classes=3, **arguments)
         backbone.arguments = {}
         save_checkpoint(tmp_path / name, backbone, deletion=None, classes=["a", "b", "c"], training={})
-        again = load_model(str(tmp_path / name)).backbone
+        again = load_model(str(tmp_path / name)).model
         assert again.data_config["mean"] == (overlay["mean"] if arguments else (0, 0, 0))
         pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
         encoded = again.split("encode").stem(normalize(pixels, again.data_config))

@@ -10,13 +10,12 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from backbones import create_segmenter
 from checkpoints import load_checkpoint, load_model, load_segmenter, save_checkpoint, save_segmenter
-from core import InputError
-from core.cli import run_command
+from eval import dea, idsds
 from eval.dea import DeaOptions
-from eval.dea import evaluate as evaluate_dea
-from eval.idsds import IdsdsOptions, evaluate
+from eval.idsds import IdsdsOptions
+from faithfulness.backbones import create_segmenter
+from faithfulness.core import InputError
 from tests.reference.networks import small_resnet, small_vit
 
 TINY = {"channels": (8, 12, 16, 24), "stem_width": 8, "zero_init_last": False}
@@ -68,7 +67,7 @@ def edit(folder, change):
 
 def test_pickles_beside_the_weights_are_not_read(saved):
     folder, load, model, mark = saved
-    loaded, images = load(str(folder)).backbone.eval(), torch.randn(2, 3, 64, 64)
+    loaded, images = load(str(folder)).model.eval(), torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(loaded(images), model(images))
     assert not mark.exists()
@@ -173,28 +172,28 @@ def test_the_commands_refuse_such_folders(saved, tmp_path):
     common = {"model": str(folder), "limit": 2, "out": tmp_path / "out"}
     with pytest.raises(InputError, match="checkpoint_path"):
         if load is load_model:
-            evaluate(IdsdsOptions(protocol="single", attributions=["ixg"], **common))
+            idsds.COMMAND.run(IdsdsOptions(protocol="single", attributions=["ixg"], **common))
         else:
-            evaluate_dea(DeaOptions(attributions=["ixg"], **common))
+            dea.COMMAND.run(DeaOptions(attributions=["ixg"], **common))
     assert not mark.exists()
     assert not (tmp_path / "out").exists()
 
 
 def test_a_timm_folder_of_the_hub_still_loads(tmp_path):
-    """What timm itself writes for the hub, notes on licence and papers included."""
+    """What timm itself writes for the hub, notes on license and papers included."""
     model = timm.create_model("test_convnext", num_classes=4)
     timm.models.save_for_hf(model, tmp_path, model_config={"label_names": list("abcd")}, safe_serialization=True)
     edit(tmp_path, lambda config: config["pretrained_cfg"].update(license="mit", origin_url="https://x", paper_ids="1"))
     loaded = load_checkpoint(tmp_path)
     assert loaded.classes == ["a", "b", "c", "d"]
     for key, value in model.state_dict().items():
-        assert torch.equal(loaded.backbone.model.state_dict()[key], value)
+        assert torch.equal(loaded.model.model.state_dict()[key], value)
 
 
 @pytest.mark.parametrize("network", [small_resnet, small_vit])
-def test_a_folder_honours_another_size(tmp_path, network):
+def test_a_folder_honors_another_size(tmp_path, network):
     backbone = save_classifier(tmp_path / "c", network)
-    loaded = load_model(str(tmp_path / "c"), input_size=96).backbone.eval()
+    loaded = load_model(str(tmp_path / "c"), input_size=96).model.eval()
     assert loaded.input_size == (96, 96)
     images = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
@@ -212,11 +211,11 @@ def test_a_folder_honours_another_size(tmp_path, network):
             split = loaded.split(layer)
             torch.testing.assert_close(split.rest(split.stem(images)), logits, rtol=1e-5, atol=1e-5)
     save_checkpoint(tmp_path / "d", loaded, deletion=None, classes=[str(i) for i in range(10)], training={})
-    again = load_model(str(tmp_path / "d")).backbone.eval()
+    again = load_model(str(tmp_path / "d")).model.eval()
     assert again.input_size == (96, 96)
     with torch.no_grad():
         assert torch.equal(again(images), logits)
-    assert load_model(str(tmp_path / "c"), input_size=64).backbone.input_size == (64, 64)
+    assert load_model(str(tmp_path / "c"), input_size=64).model.input_size == (64, 64)
 
 
 @pytest.mark.parametrize("size", [8])
@@ -227,11 +226,11 @@ def test_a_size_that_the_network_cannot_take_is_refused(tmp_path, size):
 
 
 @pytest.mark.parametrize(("name", "arguments"), [("resnet10t", TINY), ("test_vit", {})])
-def test_a_segmenter_honours_another_size(tmp_path, name, arguments):
+def test_a_segmenter_honors_another_size(tmp_path, name, arguments):
     torch.manual_seed(0)
     model = create_segmenter(name, 4, input_size=64, **arguments).eval()
     save_segmenter(tmp_path / "c", model, deletion=None, classes=list("abcd"), training={})
-    loaded = load_segmenter(str(tmp_path / "c"), input_size=96).backbone.eval()
+    loaded = load_segmenter(str(tmp_path / "c"), input_size=96).model.eval()
     assert loaded.input_size == (96, 96)
     with torch.no_grad():
         images = torch.randn(1, 3, 96, 96)
@@ -252,15 +251,17 @@ def test_the_command_scores_a_folder_at_the_size_asked_for(tmp_path):
         input_size=96,
         out=tmp_path / "out",
     )
-    summary = evaluate(options)
+    summary = idsds.COMMAND.run(options).summary
     assert summary["settings"]["input_size"] == [96, 96]
 
 
 def test_the_command_takes_timms_own_size(tmp_path):
     arguments = ["--model", "timm:test_vit", "--model-args.img_size", "32", "--protocol", "single", "--limit", "2"]
     arguments += ["--attributions", "ixg@final", "--out", str(tmp_path / "out")]
-    assert run_command(IdsdsOptions, evaluate, arguments) == 0
+    assert idsds.main(arguments) == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["settings"]["input_size"] == [32, 32]
     with pytest.raises(InputError, match="one size of images"):
-        evaluate(IdsdsOptions(model="timm:test_vit", model_args={"img_size": 32}, input_size=64, out=tmp_path / "b"))
+        idsds.COMMAND.run(
+            IdsdsOptions(model="timm:test_vit", model_args={"img_size": 32}, input_size=64, out=tmp_path / "b")
+        )

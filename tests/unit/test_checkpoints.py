@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from checkpoints import load_checkpoint, load_model, save_checkpoint
-from core import DeletionSpec, InputError, PatchGrid
+from faithfulness.core import DeletionSpec, InputError, PatchGrid
 from tests.reference.networks import small_convnext, small_resnet, small_vit
 
 SPEC = DeletionSpec(PatchGrid(4, 4), "mean", 0.5)
@@ -33,12 +33,13 @@ def test_timm_itself_loads_the_folder(saved):
 def test_a_checkpoint_comes_back_whole(saved):
     backbone, folder = saved
     loaded = load_checkpoint(folder)
-    assert (loaded.deletion, loaded.classes, loaded.name) == (SPEC, list("abcde"), backbone.name)
+    assert (loaded.deletion, loaded.classes, loaded.architecture) == (SPEC, list("abcde"), backbone.name)
+    assert (loaded.name, loaded.path) == ("/".join(folder.parts[-2:]), str(folder))
     assert loaded.training["settings"] == {"lr": 0.1}
     assert loaded.describe()["sha256"] == loaded.training["sha256"]
-    assert loaded.backbone.data_config == backbone.data_config
+    assert loaded.model.data_config == backbone.data_config
     again = folder.parent / "again"
-    save_checkpoint(again, loaded.backbone, deletion=loaded.deletion, classes=loaded.classes, training=loaded.training)
+    save_checkpoint(again, loaded.model, deletion=loaded.deletion, classes=loaded.classes, training=loaded.training)
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
     assert (again / "config.json").read_text() == (folder / "config.json").read_text()
 
@@ -81,9 +82,9 @@ def test_a_weight_file_needs_its_architecture_and_has_its_classes(tmp_path):
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     for name in ("w.pth", "w.safetensors"):
         loaded = load_model(str(tmp_path / name), arch="test_convnext")
-        assert loaded.backbone.num_classes == 7
+        assert loaded.model.num_classes == 7
         for key, value in model.state_dict().items():
-            assert torch.equal(loaded.backbone.model.state_dict()[key], value)
+            assert torch.equal(loaded.model.model.state_dict()[key], value)
     with pytest.raises(InputError, match="name its architecture with --arch"):
         load_model(str(tmp_path / "w.pth"))
     with pytest.raises(InputError, match="are not those of a test_vit"):
@@ -120,7 +121,7 @@ def test_what_is_not_there_is_refused(text, message):
 def test_timm_names():
     for text in ("timm:test_convnext", "test_convnext"):
         loaded = load_model(text, num_classes=3, input_size=64)
-        assert (loaded.name, loaded.backbone.num_classes, loaded.deletion) == ("test_convnext", 3, None)
+        assert (loaded.name, loaded.model.num_classes, loaded.deletion) == ("test_convnext", 3, None)
 
 
 def test_config_holds_strict_json(saved):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from attribution import create_attribution, list_attributions
-from backbones import Backbone, PlainModel, SegmentationTarget, create_backbone, create_segmenter
-from core import InputError
 from difull import DiFull, DiPart, GridPG
+from faithfulness.attribution import create_attribution, list_attributions
+from faithfulness.backbones import Backbone, InputOnlyModel, SegmentationTarget, create_backbone, create_segmenter
+from faithfulness.core import InputError
 from tests.reference.copies import COPIES, cut_logits, in_another_process, renew, run
 from tests.reference.networks import plain_cnn, small_vgg
 from tests.reference.tiny_models import FAMILIES, tiny_batch, tiny_model
@@ -32,7 +32,7 @@ NETWORKS = {
     "conv-vit": lambda: create_backbone("vit_conv_small", 5),
     "registers": lambda: create_backbone("test_vit", 5, input_size=64, reg_tokens=2),
     "own": plain_cnn,
-    "plain": lambda: PlainModel(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 5))),
+    "plain": lambda: InputOnlyModel(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 5))),
     "fcn": lambda: create_segmenter("resnet10t", 4, input_size=64, **TINY),
     "fcn-vit": lambda: create_segmenter("test_vit", 4, input_size=64, **SMALL_VIT),
     "fcn-features": lambda: create_segmenter("test_efficientnet_gn", 4, input_size=64),

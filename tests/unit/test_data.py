@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from backbones import create_backbone
-from core import InputError
-from data import CorruptImage, KeyedBatches, Samples, make_loader, normalize, open_data
-from data.digits import SPLITS, DigitScenes, _sources, _split_sources, render_scene
+from faithfulness.backbones import create_backbone
+from faithfulness.core import InputError
+from faithfulness.data import CorruptImage, KeyedBatches, Samples, make_loader, normalize, open_data
+from faithfulness.data.digits import SPLITS, DigitScenes, _sources, _split_sources, render_scene
 
 CONFIG = {
     "input_size": (3, 32, 32),

@@ -7,12 +7,12 @@ import torch
 from captum.attr import LayerGradCam
 from torch import nn
 
-from attribution import ATTRIBUTIONS, create_attribution, list_attributions
-from attribution.dual_evidence import FUSIONS, fuse_evidence, scale_to_one
-from attribution.spec import parameters_of
-from backbones import Backbone, SegmentationTarget, Split, create_backbone, create_segmenter
-from core import InputError, PatchGrid
 from dea import DualEvidence
+from faithfulness.attribution import ATTRIBUTIONS, create_attribution, list_attributions
+from faithfulness.attribution.dual_evidence import FUSIONS, fuse_evidence, scale_to_one
+from faithfulness.attribution.spec import parameters_of
+from faithfulness.backbones import Backbone, SegmentationTarget, Split, create_backbone, create_segmenter
+from faithfulness.core import InputError, PatchGrid
 from tests.reference import dea_slow
 
 CLASSES = 4

@@ -1,4 +1,4 @@
-"""Deletion, insertion, off-target mass and stability, held against values found on paper."""
+"""Deletion and insertion, held against values found on paper."""
 
 import copy
 import inspect
@@ -7,22 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 
-from core import InputError
-from core.ranking import keyed_permutation
-from core.resize import resize_exactly, resize_maps
-from dea import (
-    FRACTIONS,
-    deletion_curves,
-    deletion_drops,
-    insertion_scores,
-    mean_stability,
-    off_target_mass,
-    pixel_order,
-    stability,
-)
+from dea import FRACTIONS, deletion_curves, deletion_drops, insertion_scores, pixel_order
+from faithfulness.core import InputError
+from faithfulness.core.ranking import keyed_permutation
+from faithfulness.core.resize import resize_exactly
 from tests.reference import dea_slow
 
 LN3 = math.log(3)
@@ -268,81 +258,6 @@ def test_the_model_is_left_as_it_was():
     torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
 
 
-def test_off_target_mass():
-    maps = torch.tensor([[[[1.0, -5.0], [3.0, 0.0]]], [[[0.0, -1.0], [-2.0, 0.0]]]])
-    regions = torch.tensor([[[True, True], [False, False]]] * 2)
-    assert off_target_mass(maps, regions)[0] == 0.75
-    assert off_target_mass(maps, regions)[1].isnan()
-    torch.testing.assert_close(off_target_mass(3 * maps, regions), off_target_mass(maps, regions), equal_nan=True)
-
-
-def test_off_target_mass_of_a_coarse_map_counts_shares_of_pixels():
-    # The region fills the left coarse position by half and the right one not at all: (1·½ + 3) / 4.
-    regions = torch.zeros(1, 2, 4, dtype=torch.bool)
-    regions[:, :, 0] = True
-    maps = torch.tensor([[[[1.0, 3.0]]]])
-    assert off_target_mass(maps, regions).tolist() == [3.5 / 4]
-    upsampled = resize_maps(maps, (2, 4), "nearest")
-    assert off_target_mass(upsampled, regions).tolist() == [3.5 / 4]
-
-
-def test_stability_of_equivariant_and_of_blind_maps():
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(3, 2, 12, 12, generator=generator)
-    regions = torch.zeros(3, 12, 12, dtype=torch.bool)
-    regions[:, 2:5, 1:4] = True
-
-    def inside(x, r, c):
-        return x.sum(dim=1, keepdim=True) * r[:, None]
-
-    found = stability(inside, images, regions, torch.zeros(3, dtype=torch.int64))
-    assert list(found) == ["noise", "brightness", "contrast", "blur", "flip"]
-    torch.testing.assert_close(found["flip"], torch.ones(3, dtype=torch.float64))
-    assert ((found["noise"] > 0.9) & (found["noise"] < 1)).all()
-    assert (found["blur"] < 0.999).all()
-
-    def grey(x, c):
-        return x.sum(dim=1, keepdim=True)
-
-    found = stability(grey, images, torch.zeros(3, dtype=torch.int64))
-    for name in ("brightness", "contrast", "flip"):
-        torch.testing.assert_close(found[name], torch.ones(3, dtype=torch.float64))
-    expected = stats.pearsonr(*(m[0].flatten().numpy() for m in (grey(images, 0), _blurred(images).sum(1, True))))
-    assert float(found["blur"][0]) == pytest.approx(expected.statistic, abs=1e-6)
-
-    ramp = torch.arange(12.0).expand(3, 1, 12, 12)
-    found = stability(lambda x, c: ramp, images, torch.zeros(3), perturbations=["flip", "noise"])
-    torch.testing.assert_close(found["flip"], -torch.ones(3, dtype=torch.float64))
-    assert (found["noise"] == 1).all()
-
-    flat = stability(lambda x, c: torch.ones(3, 1, 12, 12), images, torch.zeros(3))
-    assert all(values.isnan().all() for values in flat.values())
-    mixed = mean_stability({"a": torch.tensor([0.5, math.nan]), "b": torch.tensor([1.0, math.nan])})
-    assert mixed[0] == 0.75
-    assert mixed[1].isnan()
-
-
-def _blurred(images):
-    """5×5 Gaussian blur with σ 1 and mirrored borders, written out."""
-    weights = torch.exp(-0.5 * torch.arange(-2.0, 3.0) ** 2)
-    weights /= weights.sum()
-    kernel = (weights[:, None] * weights)[None, None].expand(images.shape[1], 1, 5, 5)
-    padded = nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")
-    return nn.functional.conv2d(padded, kernel, groups=images.shape[1])
-
-
-def test_noise_of_stability_depends_on_seed_and_image_alone():
-    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-    def explain(x, c):
-        return x.square().sum(dim=1, keepdim=True)
-
-    together = stability(explain, images, torch.zeros(4), perturbations=["noise"])["noise"]
-    alone = [stability(explain, x[None], torch.zeros(1), perturbations=["noise"])["noise"][0] for x in images]
-    torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=0)
-    assert (stability(explain, images, torch.zeros(4), perturbations=["noise"], seed=1)["noise"] != together).all()
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -370,16 +285,3 @@ def test_bad_input_is_refused_with_one_line(function, change, message):
     with pytest.raises(InputError, match=message) as caught:
         inspect.unwrap(function)(**{**arguments, **change})
     assert "\n" not in str(caught.value)
-
-
-def test_bad_input_of_the_others_is_refused():
-    maps, regions = torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.bool)
-    with pytest.raises(InputError, match="bool regions"):
-        inspect.unwrap(off_target_mass)(maps, regions.float())
-    with pytest.raises(InputError, match="NaN"):
-        off_target_mass(maps / 0, regions)
-    images = torch.randn(2, 3, 8, 8)
-    with pytest.raises(InputError, match="did you mean noise"):
-        stability(lambda x: x, images, perturbations=["nose"])
-    with pytest.raises(InputError, match="NaN"):
-        stability(lambda x: x / 0, images)

@@ -1,17 +1,12 @@
-"""Which pairs stay and why others go; metric classes over batches; figures that can be looked at."""
+"""Which pairs stay and why others go."""
 
 import inspect
-import math
 
-import numpy as np
 import pytest
 import torch
-from matplotlib import image as pictures
 
-from core import InputError
-from dea import DeletionDrops, InsertionScore, OffTargetMass, Stability, deletion_drops, insertion_scores, select_pairs
-from dea.figures import plot_curves, plot_examples, plot_scatter
-from dea.metrics import off_target_mass, stability
+from dea import select_pairs
+from faithfulness.core import InputError
 
 VOID = 255
 
@@ -86,95 +81,3 @@ def test_bad_masks_are_refused():
     ):
         with pytest.raises(InputError, match=message):
             plain(*given, **settings)
-
-
-def batch():
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(6, 2, 6, 6, generator=generator)
-    regions = torch.rand(6, 6, 6, generator=generator) < 0.3
-    regions[4] = False
-    return images, regions, torch.tensor([0, 1, 0, 1, 0, 1]), torch.randn(6, 1, 6, 6, generator=generator)
-
-
-def model(images):
-    return images
-
-
-def test_metric_classes_equal_the_functions_whatever_the_batches_and_count_a_repeated_pair_once():
-    images, regions, classes, maps = batch()
-    tdd, odd = deletion_drops(model, images, regions, classes, maps, (0.1, 0.3), "zeros")
-    inserted = insertion_scores(model, images, regions, classes, maps, (0.1, 0.3), "zeros").mean(dim=1)
-    mass = off_target_mass(maps, regions)
-    drops, insertion, off = (
-        DeletionDrops((0.1, 0.3), "zeros"),
-        InsertionScore((0.1, 0.3), "zeros"),
-        OffTargetMass(),
-    )
-    for rows in (torch.tensor([3, 1]), torch.tensor([0, 2, 4]), torch.tensor([5, 3])):
-        given = (images[rows], regions[rows], classes[rows], maps[rows])
-        drops.update(model, *given, indices=rows)
-        insertion.update(model, *given, indices=rows)
-        off.update(maps[rows], regions[rows], indices=rows)
-    found = drops.compute()
-    assert float(found["target_deletion_drop"]) == pytest.approx(float(tdd.nanmean()))
-    assert float(found["off_target_deletion_drop"]) == pytest.approx(float(odd.mean()))
-    assert (int(found["n"]), int(found["target_deletion_drop_undefined"])) == (6, 1)
-    assert int(found["off_target_deletion_drop_undefined"]) == 0
-    assert float(insertion.compute()["insertion"]) == pytest.approx(float(inserted.nanmean()))
-    assert float(off.compute()["off_target_mass"]) == pytest.approx(float(mass.nanmean()))
-    indices, values = drops.per_pair()
-    assert indices.tolist() == list(range(6))
-    torch.testing.assert_close(values, torch.stack([tdd, odd], dim=1), equal_nan=True)
-    drops.reset()
-    with pytest.warns(UserWarning, match="before the"), pytest.raises(InputError, match="no pairs"):
-        drops.compute()
-
-
-def test_metric_without_indices_keeps_every_pair():
-    _, regions, _, maps = batch()
-    metric = OffTargetMass()
-    for _ in range(2):
-        metric.update(maps, regions)
-    assert metric.compute()["n"] == 12
-    with pytest.raises(InputError, match="6 indices"):
-        metric.update(maps, regions, indices=torch.arange(3))
-
-
-def test_stability_metric():
-    images, regions, classes, _ = batch()
-
-    def explain(x, r, c):
-        return (x * r[:, None]).sum(dim=1, keepdim=True)
-
-    metric = Stability(["noise", "flip"], seed=3)
-    for rows in (slice(0, 4), slice(4, 6)):
-        metric.update(explain, images[rows], regions[rows], classes[rows], indices=torch.arange(6)[rows])
-    expected = stability(explain, images, regions, classes, perturbations=["noise", "flip"], seed=3)
-    found = metric.compute()
-    assert found["stability_noise"] == expected["noise"].nanmean()
-    assert found["stability_flip_undefined"] == 1
-    assert float(found["stability_flip"]) == pytest.approx(1)
-
-
-def test_figures_are_written_and_hold_what_they_are_given(tmp_path):
-    values = np.random.default_rng(0).random((9, 4))
-    values[2, 1] = math.nan
-    curves = {"dea": values, "gpa": values / 2, "flat": np.full((9, 4), math.nan)}
-    plot_curves(curves, (0.1, 0.2, 0.3, 0.4), tmp_path / "curves.png", label="drop")
-    points = {"dea": (0.9, 0.3), "random": (0.0, 0.01), "lost": (math.nan, 0.2)}
-    plot_scatter(points, tmp_path / "plain.png", x_label="stability")
-    plot_scatter(points, tmp_path / "log.png", x_label="seconds per map", log_x=True, intervals={"dea": (0.2, 0.4)})
-    images, regions, _, maps = batch()
-    sheet = torch.rand(3, 3, 6, 6)
-    plot_examples(sheet, regions[:3], {"dea": maps[:3], "flat": 0 * maps[:3, :, ::2, ::2]}, tmp_path / "sheet.png")
-    plot_examples(sheet[:1, :1], regions[:1], {"dea": maps[:1]}, tmp_path / "grey.png", names=["scene 0"])
-    for name in ("curves", "plain", "log", "sheet", "grey"):
-        picture = pictures.imread(tmp_path / f"{name}.png")
-        assert picture.shape[0] > 100
-        assert picture[..., :3].std() > 0.02
-    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".png"] * 5
-    with pytest.raises(InputError, match=r"\(pairs, 3\)"):
-        plot_curves({"dea": values}, (0.1, 0.2, 0.3), tmp_path / "no.png", label="drop")
-    with pytest.raises(InputError, match="no examples"):
-        plot_examples(images[:0], regions[:0], {}, tmp_path / "no.png")
-    assert not (tmp_path / "no.png").exists()

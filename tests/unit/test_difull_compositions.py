@@ -4,12 +4,14 @@ import itertools
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from core import InputError
 from difull import Compositions, choose_confident, make_compositions
 from difull.compositions import count_possible
+from faithfulness.core import InputError
 from tests.reference.grids import count_grids, most_grids_at_once
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 3, 3])
@@ -159,6 +161,32 @@ def test_saved_compositions_come_back(tmp_path):
     assert pd.read_parquet(path).query("grid == 2 and cell == 1")["index"].item() == made.indices[2, 1]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     back.check(LABELS)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "float64"])
+def test_a_table_that_pandas_wrote_loads_alike_in_any_order_of_its_rows(tmp_path, dtype):
+    made = make_compositions(LABELS, np.arange(8), 2, 7, "corners", seed=5)
+    path = tmp_path / "corners.parquet"
+    made.save(path)
+    meta = pq.read_schema(path).metadata
+    assert [str(field.type) for field in pq.read_schema(path)] == ["int64"] * 4
+    table = pa.Table.from_pandas(pd.read_parquet(path).astype(dtype).sample(frac=1, random_state=0))
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, **meta}), path)
+    back = Compositions.load(path)
+    assert np.array_equal(back.indices, made.indices)
+    assert np.array_equal(back.labels, made.labels)
+    assert back.indices.dtype == np.int64
+
+
+@pytest.mark.parametrize("column", ["index", "label"])
+def test_a_table_with_gaps_is_refused(tmp_path, column):
+    path = tmp_path / "gaps.parquet"
+    make_compositions(LABELS, np.arange(8), 2, 7).save(path)
+    meta, frame = pq.read_schema(path).metadata, pd.read_parquet(path).astype("float64")
+    frame.loc[3, column] = None
+    pq.write_table(pa.Table.from_pandas(frame).replace_schema_metadata(meta), path)
+    with pytest.raises(InputError, match="holds no compositions"):
+        Compositions.load(path)
 
 
 def test_compositions_of_other_data_are_refused(tmp_path):

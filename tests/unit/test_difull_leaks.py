@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-import difull.leakage
-from backbones import create_backbone
+import difull.trials
 from difull import DiFull, DiPart, GridPG, leakage_proof
 from difull.interventions import chosen_contents, quantize, random_contents
 from difull.leakage import leakage_proofs
 from difull.structure import trace_structure
+from faithfulness.backbones import create_backbone
 from tests.reference.grids import MODELS, plain_cnn
 from tests.reference.leaky_settings import (
     CLEAN,
@@ -66,13 +66,13 @@ def test_memory_of_another_kind_is_not_called_proven(layer):
 
 
 def test_other_seeds_try_other_contents(monkeypatch):
-    tried, draw = [], difull.leakage.random_contents
+    tried, draw = [], difull.trials.random_contents
 
     def record(*arguments):
         tried.append(draw(*arguments))
         return tried[-1]
 
-    monkeypatch.setattr(difull.leakage, "random_contents", record)
+    monkeypatch.setattr(difull.trials, "random_contents", record)
     for seed in (0, 0, 1):
         assert leakage_proof(DiPart(plain_cnn(), 2), grids(), 0, tries=5, seed=seed).passed
     assert torch.equal(tried[0], tried[1])

@@ -1,16 +1,15 @@
-"""Cell sums, localisation, impossible attribution, and the metric over them."""
+"""Cell sums, localization, impossible attribution, and the metric over them."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import InputError
-from core.resize import area_weights
-from difull import Localization, cell_sums, impossible_attribution, localization_score
+from difull import impossible_attribution, localization_score
+from faithfulness.core import InputError
+from faithfulness.core.resize import area_weights, sum_cells
 from tests.reference.grids import slow_cell_shares
 
 
@@ -102,8 +101,8 @@ def test_impossible_attribution_by_a_measured_region():
 
 def test_cell_sums_keep_signs_and_mass():
     maps = random_maps(3, 2, 5, 7)
-    assert torch.allclose(cell_sums(maps, 3).sum(dim=1), maps.sum(dim=(1, 2, 3)))
-    assert torch.allclose(cell_sums(-maps, 3), -cell_sums(maps, 3))
+    assert torch.allclose(sum_cells(maps, 3, 3).sum(dim=1), maps.sum(dim=(1, 2, 3)))
+    assert torch.allclose(sum_cells(-maps, 3, 3), -sum_cells(maps, 3, 3))
 
 
 def test_refusals():
@@ -118,44 +117,3 @@ def test_refusals():
         localization_score(maps, torch.tensor([0, -1]), 2)
     with pytest.raises(InputError, match="NaN or infinite values in 1 of 2"):
         localization_score(torch.stack([maps[0], maps[0] * math.inf]), 0, 2)
-
-
-def test_metric_agrees_with_the_function_whatever_the_batches():
-    maps = random_maps(11, 1, 6, 6)
-    maps[3] = -maps[3].abs()
-    maps[7] = 0
-    cells = torch.arange(11) % 4
-    metric = Localization(scale=2)
-    for part in (slice(0, 4), slice(4, 5), slice(5, 11)):
-        metric.update(maps[part], cells[part])
-    found = metric.compute()
-    scores = localization_score(maps, cells, 2, undefined=math.nan).numpy()
-    assert found["localization"].item() == pytest.approx(np.nan_to_num(scores).mean(), abs=1e-12)
-    assert found["localization_defined"].item() == pytest.approx(np.nanmean(scores), abs=1e-12)
-    impossible = impossible_attribution(maps, cells, 2, undefined=math.nan).numpy()
-    assert found["impossible_attribution"].item() == pytest.approx(np.nanmean(impossible), abs=1e-12)
-    assert (found["n"].item(), found["n_undefined"].item()) == (11, 2)
-
-
-def test_metric_counts_what_a_sampler_repeats_once():
-    maps, indices = random_maps(6, 1, 4, 4), torch.arange(6)
-    once, twice = Localization(scale=2), Localization(scale=2)
-    for cell in (0, 3):
-        once.update(maps, cell, indices)
-        twice.update(torch.cat([maps, maps[:2]]), cell, torch.cat([indices, indices[:2]]))
-    assert {name: value.item() for name, value in once.compute().items()} == {
-        name: value.item() for name, value in twice.compute().items()
-    }
-    assert twice.compute()["n"].item() == 12
-    twice.update(maps, 0)
-    with pytest.raises(InputError, match="always or never"):
-        twice.compute()
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_metric_without_maps_is_undefined():
-    metric = Localization(scale=3)
-    assert metric.compute()["localization"].isnan()
-    metric.update(random_maps(2, 1, 6, 6), 0)
-    metric.reset()
-    assert metric.compute()["n"].item() == 0

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from attribution import ATTRIBUTIONS, create_attribution
 from difull import DiFull, DiPart, GridPG, aggregate, compose_grid, localization_score
-from difull.aggregate import sort_by_score
+from difull.aggregation import sort_by_score
+from faithfulness.attribution import ATTRIBUTIONS, create_attribution
 from tests.reference.grids import published_cnn
 
-SETTINGS = {"GridPG": GridPG, "DiFull": DiFull, "DiPart": DiPart}
+GRID_SETTINGS = {"GridPG": GridPG, "DiFull": DiFull, "DiPart": DiPart}
 METHODS = {
     "Grad": "grad",
     "GB": "gb",
@@ -50,9 +50,9 @@ def heads_of(name, scale):
 
 
 @pytest.mark.parametrize("scale", [2, 3])
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", GRID_SETTINGS)
 def test_logits_of_every_cell(name, scale):
-    setting, images = SETTINGS[name](network(), scale), tensor(f"scale{scale}/images")
+    setting, images = GRID_SETTINGS[name](network(), scale), tensor(f"scale{scale}/images")
     keys = [key for key in published().files if key.startswith(f"scale{scale}/{name}/cell")]
     assert len(keys) == (1 if name == "GridPG" else scale**2)
     with torch.no_grad():
@@ -72,11 +72,11 @@ def test_no_published_method_is_missed():
 @pytest.mark.parametrize("scale", [2, 3])
 @pytest.mark.parametrize("layer", ["Input", "Middle", "Final"])
 @pytest.mark.parametrize("method", REGISTERED)
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", GRID_SETTINGS)
 def test_attributions(name, method, layer, scale):
     images, labels = tensor(f"scale{scale}/images"), tensor(f"scale{scale}/labels")
     expected = tensor(f"scale{scale}/{name}/{method}/{layer}/attributions")
-    setting = SETTINGS[name](network(), scale)
+    setting = GRID_SETTINGS[name](network(), scale)
     for head, cell in enumerate(heads_of(name, scale)):
         targets = labels[:, cell]
         maps = create_attribution(REGISTERED[method], setting, layer=layer.lower(), cell=cell)(images, targets)
@@ -89,7 +89,7 @@ def test_attributions(name, method, layer, scale):
 @pytest.mark.parametrize("scale", [2, 3])
 @pytest.mark.parametrize("layer", ["Input", "Middle", "Final"])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", GRID_SETTINGS)
 def test_localization_with_bilinear_upsampling(name, method, layer, scale):
     path = f"scale{scale}/{name}/{method}/{layer}"
     maps, expected = tensor(f"{path}/attributions"), tensor(f"{path}/localization")

@@ -7,15 +7,15 @@ import timm
 import torch
 from torch import nn
 
-from attribution import ATTRIBUTIONS, create_attribution
-from backbones import Backbone, PlainModel, create_backbone
-from backbones.vit_grid import cell_mask
-from core import InputError
 from difull import DiFull, DiPart, GridPG, compose_grid, cut_cells, impossible_attribution, localization_score
 from difull.cells import crop_cell
+from faithfulness.attribution import ATTRIBUTIONS, create_attribution
+from faithfulness.backbones import Backbone, InputOnlyModel, create_backbone
+from faithfulness.backbones.vit_grid import cell_mask
+from faithfulness.core import InputError
 from tests.reference.grids import CELL, MODELS, plain_cnn, tiny_resnet, tiny_vgg, tiny_vit
 
-SETTINGS = {"GridPG": GridPG, "DiFull": DiFull, "DiPart": DiPart}
+GRID_SETTINGS = {"GridPG": GridPG, "DiFull": DiFull, "DiPart": DiPart}
 GRADIENT_METHODS = [
     text
     for text in (
@@ -164,14 +164,14 @@ def test_cell_mask_slowly():
             assert mask[reader, token] == (0 if same or both_patches else -torch.inf)
 
 
-@pytest.mark.parametrize("setting", SETTINGS.values())
+@pytest.mark.parametrize("setting", GRID_SETTINGS.values())
 @pytest.mark.parametrize("name", MODELS)
 def test_scale_one_is_the_model(name, setting):
     images = grids()[..., :CELL, :CELL]
     assert torch.allclose(setting(model(name), 1)(images), model(name)(images), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("setting", SETTINGS.values())
+@pytest.mark.parametrize("setting", GRID_SETTINGS.values())
 @pytest.mark.parametrize("name", MODELS)
 def test_split_puts_the_whole_grid_before_the_cut(name, setting):
     built = setting(model(name), 2)
@@ -226,7 +226,7 @@ def test_gradient_methods_are_perfectly_local_in_difull(name, layer):
 
 
 def test_occlusion_runs_in_every_setting_and_sees_what_the_head_sees():
-    for setting in SETTINGS.values():
+    for setting in GRID_SETTINGS.values():
         explain = create_attribution("occlusion(kernel=16, stride=16)", setting(plain_cnn(), 2), cell=3)
         maps = explain(grids(1, 64), torch.tensor([2]))
         inside, far = crop_cell(maps, 3, 2).abs().max(), maps[..., :16, :16].abs().max()
@@ -241,7 +241,7 @@ def test_building_a_setting_changes_neither_the_model_nor_another_setting():
     first = GridPG(backbone, 2)
     alone, logits = backbone(grids()[..., :CELL, :CELL]), first(grids())
     backbone.train()
-    built = [setting(backbone, scale) for setting in SETTINGS.values() for scale in (2, 3)]
+    built = [setting(backbone, scale) for setting in GRID_SETTINGS.values() for scale in (2, 3)]
     assert all(module.training for module in backbone.modules())
     backbone.eval()
     for setting in built:
@@ -266,7 +266,7 @@ def test_training_through_the_heads_reaches_the_shared_parameters():
 
 
 def test_a_model_without_layers_is_explained_at_its_input():
-    plain = PlainModel(plain_cnn().features[:1].append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten()))
+    plain = InputOnlyModel(plain_cnn().features[:1].append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten()))
     images = grids(2, 32)
     assert torch.equal(DiFull(plain, 2)(images, 2), plain(crop_cell(images, 2, 2)))
     assert torch.equal(GridPG(plain, 2)(images), plain(images))
@@ -295,7 +295,7 @@ def test_refusals_are_input_errors():
         DiPart(backbone, 3)(torch.zeros(1, 3, 120, 120))
 
 
-@pytest.mark.parametrize("setting", SETTINGS.values())
+@pytest.mark.parametrize("setting", GRID_SETTINGS.values())
 def test_a_transformer_refuses_cells_of_another_size(setting):
     with pytest.raises(InputError, match=r"64|48"):
         setting(model("vit"), 2)(torch.zeros(1, 3, 96, 96))
@@ -311,6 +311,6 @@ def test_a_transformer_with_its_own_embedding_is_refused_in_gridpg_but_not_in_di
 
 def test_gridpg_and_dipart_differ_from_difull_where_cells_meet():
     backbone = tiny_resnet()
-    logits = {name: setting(backbone, 2)(grids()) for name, setting in SETTINGS.items()}
+    logits = {name: setting(backbone, 2)(grids()) for name, setting in GRID_SETTINGS.items()}
     assert not torch.allclose(logits["DiFull"], logits["DiPart"], rtol=1e-3)
     assert not torch.allclose(logits["GridPG"], logits["DiPart"], rtol=1e-3)

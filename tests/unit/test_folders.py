@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from core import InputError
-from data import CorruptImage, KeyedBatches, Samples, make_loader, open_data, open_segmentation_data
-from data.folders import FolderData, read_image
-from data.pictures import to_rgb
+from faithfulness.core import InputError
+from faithfulness.data import CorruptImage, KeyedBatches, Samples, make_loader, open_data, open_segmentation_data
+from faithfulness.data.folders import FolderData, read_image
+from faithfulness.data.pictures import to_rgb
 from tests.reference.segmentation_folders import make_voc
 
 
@@ -209,7 +209,7 @@ def png(pixels):
 
 
 def planar_tiff(pixels):
-    """16-bit colour in three separate planes, written by the specification of TIFF 6.0."""
+    """16-bit color in three separate planes, written by the specification of TIFF 6.0."""
     height, width, _ = pixels.shape
     planes = [pixels[..., channel].astype("<u2").tobytes() for channel in range(3)]
     size, extra = len(planes[0]), 8 + 2 + 10 * 12 + 4
@@ -246,7 +246,7 @@ def tiff(pixels, **tags):
     ],
 )
 def test_deep_images_are_scaled_to_what_they_show(folder, name, content):
-    """Held against the same picture at 8 bits; Pillow takes the upper byte of colour, up to 1 below."""
+    """Held against the same picture at 8 bits; Pillow takes the upper byte of color, up to 1 below."""
     file = folder / "val" / "cat" / name
     file.write_bytes(content)
     data = open_data(f"imagefolder:{folder}")

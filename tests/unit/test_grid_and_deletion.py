@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import correlate
 
-from core import FILLS, LEAKING_FILLS, WHOLE, DeletionSpec, InputError, PatchGrid, delete_cells
+from faithfulness.core import FILLS, LEAKING_FILLS, WHOLE, DeletionSpec, InputError, PatchGrid, delete_cells
 from tests.reference.plain_idsds import plain_cell_sums, plain_delete
 
 GRID = PatchGrid(4, 4)

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from core.keyed import content_keys, keyed_integers, keyed_normal, keyed_uniform, make_keys
+from faithfulness.core.keyed import content_keys, keyed_integers, keyed_normal, keyed_uniform, make_keys
 
 
 def splitmix64(state, draws):
@@ -36,7 +36,7 @@ def test_distributions():
     assert stats.chisquare(np.bincount(keyed_integers(keys, 16, (100,)).flatten().numpy(), minlength=16)).pvalue > 1e-3
 
 
-def test_neighbouring_keys_are_uncorrelated():
+def test_neighboring_keys_are_uncorrelated():
     draws = keyed_uniform(make_keys(0, torch.arange(2)), (20000,))
     assert abs(np.corrcoef(draws.numpy())[0, 1]) < 0.03
 

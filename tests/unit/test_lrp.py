@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torchvision.transforms.v2.functional import normalize
 
-from attribution import create_attribution
-from attribution.lrp import input_box
-from attribution.lrp_mode import RelevanceMode
-from backbones import Backbone, create_backbone
-from core import InputError
+from faithfulness.attribution import create_attribution
+from faithfulness.attribution.lrp import input_box
+from faithfulness.attribution.lrp_mode import RelevanceMode
+from faithfulness.backbones import Backbone, create_backbone
+from faithfulness.core import InputError
 from tests.reference.plain_lrp import plain_lrp
 
 COMPOSITES = ["epsilon", "zplus", "gamma"]
@@ -105,7 +105,7 @@ def test_relevance_is_conserved_without_biases(name, arguments, layers, composit
 
 @pytest.mark.parametrize("layer", ["input", "middle"])
 def test_the_epsilon_composite_is_input_times_gradient_in_a_relu_network(layer):
-    """Ancona et al. 2018, proposition 1; it holds with biases and batch normalisation too."""
+    """Ancona et al. 2018, proposition 1; it holds with biases and batch normalization too."""
     torch.manual_seed(0)
     backbone = create_backbone("resnet10t", num_classes=5, input_size=32, **TINY)
     shake(backbone).double()
@@ -253,7 +253,7 @@ def test_activations_are_freed_without_the_garbage_collector():
             seen.append(weakref.ref(result))
             return result
 
-    import attribution.lrp as module
+    import faithfulness.attribution.lrp as module
 
     gc.collect()
     gc.disable()

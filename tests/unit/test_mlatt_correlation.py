@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from eval.mlatt import correlate
+from eval.frame.correlations import correlate
+from eval.mlatt import REFERENCE
 
 
 def test_correlation_is_scipys():
@@ -19,7 +20,7 @@ def test_correlation_is_scipys():
         frame.assign(setting="gridpg", scale=2, attribution=name, layer=layer, kernel=1, kernel_of_map=1)
         for frame, (name, layer) in zip(frames, names, strict=True)
     ]
-    found = correlate(pd.concat(frames).sample(frac=1, random_state=0), 0)
+    found = correlate(pd.concat(frames).sample(frac=1, random_state=0), REFERENCE, 0)
     expected = spearmanr(frames[0].localization, frames[1].localization).statistic
     by_name = {row["attribution"]: row for row in found}
     assert by_name["ixg"]["spearman"] == pytest.approx(expected, abs=1e-12)

@@ -1,5 +1,6 @@
 """What `--out` and `--overwrite` may touch, and that a result survives whatever happens before the next is complete."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,19 +11,18 @@ from pathlib import Path
 import pytest
 
 from checkpoints import save_checkpoint
-from core import DeletionSpec, InputError
-from core.cli import run_command
-from core.results import FILES, atomic_directory, check_out, write_json
 from eval.aggatt import AggattOptions
 from eval.dea import DeaOptions
 from eval.difull import DifullOptions
-from eval.idsds import IdsdsOptions, evaluate
+from eval.idsds import IdsdsOptions, main
 from eval.leakage import LeakageOptions
 from eval.mlatt import MlattOptions
+from faithfulness.core import DeletionSpec, InputError
+from faithfulness.core.files import atomic_directory, check_out, write_json
 from tests.reference.networks import small_convnext
 
-PROTOCOLS = [kind for kind in FILES if kind != "training"]
 OPTIONS = [IdsdsOptions, DifullOptions, MlattOptions, AggattOptions, LeakageOptions, DeaOptions]
+KINDS = [*(options.protocol_name for options in OPTIONS), "training"]
 
 
 def contents(folder):
@@ -33,19 +33,21 @@ def make_run(folder, kind):
     if kind == "training":
         write_json(folder / "settings.json", {})
     elif kind != "checkpoint":
-        write_json(folder / "summary.json", {"protocol": kind, "model": {"name": "m"}, "data": {"name": "d"}})
+        write_json(
+            folder / "summary.json", {"schema": 1, "protocol": kind, "model": {"name": "m"}, "data": {"name": "d"}}
+        )
     if kind in ("training", "checkpoint"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "model.safetensors").touch()
     return folder
 
 
-def test_every_evaluation_has_a_kind():
-    assert sorted(options.protocol_name for options in OPTIONS) == sorted(PROTOCOLS)
+def test_every_evaluation_has_a_kind_of_its_own():
+    assert len(set(KINDS)) == len(OPTIONS) + 1
 
 
-@pytest.mark.parametrize("kind", FILES)
-@pytest.mark.parametrize("held", [*FILES, "checkpoint"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("held", [*KINDS, "checkpoint"])
 def test_a_command_replaces_its_own_kind_only(tmp_path, kind, held):
     out = make_run(tmp_path / "run", held)
     if kind == held:
@@ -90,6 +92,35 @@ def test_a_foreign_file_stays(tmp_path, name):
     (out / name).touch()
     with pytest.raises(InputError, match=f"holds {name}, which no run wrote"):
         check_out(out, True, kind="idsds")
+
+
+def test_what_the_summary_doesnt_list_stays(checkpoint, tmp_path):
+    """A run knows its own files by name: a picture that somebody put beside its own isn't one of them."""
+    out = tmp_path / "run"
+    arguments = ["--model", str(checkpoint), "--attributions", "ixg", "--limit", "2", "--out", str(out), "--overwrite"]
+    assert main(arguments) == 0
+    assert json.loads((out / "summary.json").read_text())["files"] == [path.as_posix() for path in contents(out)]
+    (out / "plots" / "mine.png").touch()
+    before = contents(tmp_path)
+    assert main(arguments) == 2
+    assert contents(tmp_path) == before
+    (out / "plots" / "mine.png").unlink()
+    assert main(arguments) == 0
+
+
+@pytest.mark.parametrize("files", [["*"], "*", 5, [1], ["../mine.txt"], {"mine.txt": 1}])
+def test_a_summary_that_lists_odd_files_gives_nothing_away(tmp_path, files):
+    out = make_run(tmp_path / "run", "idsds")
+    write_json(out / "summary.json", {"schema": 1, "protocol": "idsds", "files": files})
+    (out / "mine.txt").touch()
+    with pytest.raises(InputError, match="which no run wrote"):
+        check_out(out, True, kind="idsds")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "~nobody-of-that-name/x"])
+def test_what_is_no_name_of_a_folder_is_refused(name):
+    with pytest.raises(InputError, match="--out"):
+        check_out(Path(name), kind="idsds")
 
 
 def test_a_linked_folder_counts_as_foreign(tmp_path):
@@ -141,7 +172,7 @@ def test_a_kill_in_the_middle_loses_neither(tmp_path, call):
     program = f"""
         import os, signal
         from pathlib import Path
-        from core.results import atomic_directory
+        from faithfulness.core.files import atomic_directory
         calls, rename = [], Path.rename
         def killed(self, target):
             found = rename(self, target)
@@ -174,7 +205,7 @@ def test_the_command_touches_no_checkpoint(checkpoint, tmp_path, capsys, where):
         make_run(out, where)
     before = contents(checkpoint), contents(tmp_path)
     arguments = ["--model", str(checkpoint), "--attributions", "ixg", "--limit", "2", "--out", str(out), "--overwrite"]
-    assert run_command(IdsdsOptions, evaluate, arguments) == 2
+    assert main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: --out")
     assert (contents(checkpoint), contents(tmp_path)) == before
 
@@ -186,9 +217,9 @@ def test_the_command_touches_no_checkpoint(checkpoint, tmp_path, capsys, where):
 def test_a_mistake_leaves_the_old_result(checkpoint, tmp_path, mistake):
     out = tmp_path / "run"
     arguments = ["--model", str(checkpoint), "--attributions", "ixg", "--limit", "2", "--out", str(out), "--overwrite"]
-    assert run_command(IdsdsOptions, evaluate, arguments) == 0
+    assert main(arguments) == 0
     before = contents(tmp_path)
-    assert run_command(IdsdsOptions, evaluate, [*arguments, *mistake]) == 2
+    assert main([*arguments, *mistake]) == 2
     assert contents(tmp_path) == before
-    assert run_command(IdsdsOptions, evaluate, [*arguments, "--seed", "1"]) == 0
+    assert main([*arguments, "--seed", "1"]) == 0
     assert contents(out).keys() == {path.relative_to("run") for path in before}

@@ -5,11 +5,10 @@ import warnings
 import pytest
 import torch
 
-from core.cli import run_command
-from core.precision import use_precision
-from eval.domain import DomainRecord
-from eval.idsds import IdsdsOptions, evaluate
-from training.patch_finetune import finetune
+from eval import idsds
+from eval.idsds import SingleDeletion
+from faithfulness.core.precision import use_precision
+from training import patch_finetune
 
 BACKENDS = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
 
@@ -37,15 +36,15 @@ def test_settings_of_both_generations_agree(precision, wanted):
 
 
 def test_drops_are_ieee_whatever_was_asked(tmp_path, monkeypatch):
-    seen, look = [], DomainRecord.logits
+    seen, look = [], SingleDeletion.logits
 
-    def logits(self, images):
+    def logits(self, checkpoint, images):
         seen.append({backend.fp32_precision for backend in BACKENDS})
-        return look(self, images)
+        return look(self, checkpoint, images)
 
-    monkeypatch.setattr(DomainRecord, "logits", logits)
+    monkeypatch.setattr(SingleDeletion, "logits", logits)
     words = ["--model", "timm:test_convnext", "--protocol", "single", "--attributions", "random", "--limit", "2"]
-    assert run_command(IdsdsOptions, evaluate, [*words, "--precision", "tf32", "--out", str(tmp_path / "run")]) == 0
+    assert idsds.main([*words, "--precision", "tf32", "--out", str(tmp_path / "run")]) == 0
     assert seen == [{"ieee"}]
     assert {backend.fp32_precision for backend in BACKENDS} == {"tf32"}
 
@@ -56,9 +55,9 @@ def test_commands_set_it(tmp_path, asked):
     training = ["--model", "test_convnext", "--train-images", "16", "--val-images", "4", "--batch-size", "16"]
     training += ["--epochs", "1", "--accelerator", "cpu"]
     for name, command, arguments in (
-        ("evaluation", (IdsdsOptions, evaluate), evaluation),
-        ("training", (finetune, None), training),
+        ("evaluation", idsds, evaluation),
+        ("training", patch_finetune, training),
     ):
         use_precision("tf32" if asked == "32-true" else "32-true")
-        assert run_command(*command, [*arguments, "--precision", asked, "--out", str(tmp_path / name)]) == 0
+        assert command.main([*arguments, "--precision", asked, "--out", str(tmp_path / name)]) == 0
         assert {backend.fp32_precision for backend in BACKENDS} == {"tf32" if asked == "tf32" else "ieee"}

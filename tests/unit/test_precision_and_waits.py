@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attribution import create_attribution, select_logits
-from attribution.base import pair_chunks, point_chunks
-from backbones import Backbone
-from core import InputError
+from faithfulness.attribution import create_attribution, select_logits
+from faithfulness.attribution.base import pair_chunks, point_chunks
+from faithfulness.backbones import Backbone
+from faithfulness.core import InputError
 from tests.reference.tiny_models import tiny_batch, tiny_model
 
 
@@ -64,7 +64,7 @@ def test_small_gradients_of_attention_survive_half_precision(name):
     assert (maps - expected).norm() < 0.02 * expected.norm()
 
 
-def test_an_image_with_large_gradients_does_not_change_its_neighbours():
+def test_an_image_with_large_gradients_does_not_change_its_neighbors():
     class Steep(nn.Module):
         def forward(self, images):
             half = images.half()

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from attribution import create_attribution, expand_attributions, list_attributions, parse_attribution
-from attribution.published import PUBLISHED
-from attribution.spec import parameters_of
-from backbones import Explainable
-from core import InputError
 from difull import DiFull
+from faithfulness.attribution import create_attribution, expand_attributions, list_attributions, parse_attribution
+from faithfulness.attribution.published import PUBLISHED
+from faithfulness.attribution.spec import parameters_of
+from faithfulness.backbones import Explainable
+from faithfulness.core import InputError
 from tests.reference.tiny_models import FAMILIES, tiny_batch, tiny_model
 
 QUICK = {"masks": 12, "steps": 3, "samples": 2, "relu": False, "chunk": 16, "grid": 2}

@@ -6,15 +6,15 @@ import urllib.error
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import interpolate
 from torchvision.models import get_model
 
-from attribution import select_logits
-from backbones import Backbone, FcnSegmenter, SegmentationTarget, Segmenter, create_segmenter
-from backbones.segmentation import TORCHVISION
-from core import InputError
+from checkpoints import load_segmenter
+from faithfulness.attribution import select_logits
+from faithfulness.backbones import Backbone, FcnSegmenter, SegmentationTarget, Segmenter, create_segmenter
+from faithfulness.backbones.segmentation import TORCHVISION
+from faithfulness.core import InputError
 
 TINY = {"channels": (8, 12, 16, 24), "stem_width": 8, "zero_init_last": False}
 
@@ -54,7 +54,7 @@ def published(request):
 def test_torchvision_models_give_torchvisions_logits_and_cut_anywhere(published, size, tmp_path):
     name, theirs = published
     torch.save(theirs.state_dict(), tmp_path / "model.pth")
-    ours = create_segmenter(name, weights=tmp_path / "model.pth").eval()
+    ours = load_segmenter(str(tmp_path / "model.pth"), arch=name).model.eval()
     assert ours.num_classes == 5
     images = torch.randn(2, 3, *size)
     with torch.no_grad():
@@ -73,8 +73,7 @@ def test_torchvision_models_give_torchvisions_logits_and_cut_anywhere(published,
 def test_weights_of_another_count_of_classes_keep_all_but_the_last_layer(published, tmp_path):
     name, theirs = published
     state = {key: value.contiguous() for key, value in theirs.state_dict().items()}
-    save_file(state, tmp_path / "model.safetensors")
-    ours = create_segmenter(name, 7, weights=tmp_path / "model.safetensors").eval()
+    ours = create_segmenter(name, 7, weights=state).eval()
     assert ours.num_classes == 7
     images = torch.randn(1, 3, 32, 32)
     assert ours(images).shape == (1, 7, 32, 32)
@@ -94,23 +93,22 @@ def test_weights_that_cannot_be_had_or_do_not_fit_are_refused(tmp_path, monkeypa
     monkeypatch.setattr(torch.hub, "urlopen", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     (tmp_path / "text.pth").write_text("not weights")
-    torch.save({"model": {}}, tmp_path / "nested.pth")
-    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    torch.save({"classifier.low_classifier.weight": torch.zeros(21, 40, 1, 1)}, tmp_path / "part.pth")
+    torch.save({"model": 3}, tmp_path / "nested.pth")
     torch.save({"code": Intruder(str(tmp_path / "intruded"))}, tmp_path / "code.pth")
+    other, part = {"conv.weight": torch.zeros(1)}, {"classifier.low_classifier.weight": torch.zeros(21, 40, 1, 1)}
     for arguments, message in (
         ({"pretrained": True}, "is there a network.*lraspp_mobilenet_v3_large-d234d4ea.pth.*no route"),
-        ({"weights": tmp_path / "none.pth"}, "no weight file"),
-        ({"weights": tmp_path / "text.pth"}, "no readable weights"),
-        ({"weights": tmp_path / "code.pth"}, "no readable weights"),
-        ({"weights": tmp_path / "nested.pth"}, "dict of tensors"),
-        ({"weights": tmp_path / "other.pth"}, "classifier.low_classifier.weight is missing"),
-        ({"weights": tmp_path / "part.pth"}, "not weights of"),
-        ({"weights": tmp_path / "part.pth", "pretrained": True}, "either"),
+        ({"weights": other}, "classifier.low_classifier.weight is missing"),
+        ({"weights": part}, "not weights of"),
+        ({"weights": part, "pretrained": True}, "either"),
         ({"drop_rate": 0.1}, "no further arguments"),
     ):
         with pytest.raises(InputError, match=message) as caught:
             create_segmenter(name, **arguments)
+        assert "\n" not in str(caught.value)
+    for file, message in (("text", "no plain weight file"), ("code", "no plain weight"), ("nested", "no state dict")):
+        with pytest.raises(InputError, match=message) as caught:
+            load_segmenter(str(tmp_path / f"{file}.pth"), arch=name)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "intruded").exists()
     with pytest.raises(InputError, match=r"did you mean.*fcn_resnet50"):
@@ -118,7 +116,7 @@ def test_weights_that_cannot_be_had_or_do_not_fit_are_refused(tmp_path, monkeypa
     with pytest.raises(InputError, match="needs num_classes"):
         create_segmenter("resnet10t")
     with pytest.raises(InputError, match="timm backbone"):
-        create_segmenter("resnet10t", 3, weights=tmp_path / "other.pth")
+        create_segmenter("resnet10t", 3, weights=other)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from core import InputError
-from data import KeyedBatches, SegmentationSamples, make_loader, open_segmentation_data
-from data.base import CorruptImage
-from data.digits import DigitScenes, render_scene
+from faithfulness.core import InputError
+from faithfulness.data import KeyedBatches, SegmentationSamples, make_loader, open_segmentation_data
+from faithfulness.data.base import CorruptImage
+from faithfulness.data.digits import DigitScenes, render_scene
 from tests.reference.segmentation_folders import SIZES, drawn_mask, make_sbd, make_voc
 
 CONFIG = {"input_size": (3, 32, 32)}
@@ -80,7 +80,7 @@ def test_image_and_mask_are_resized_together(voc):
         rows, cols = (((np.arange(32) + 0.5) * side / 32).astype(int) for side in SIZES[index][::-1])
         mask = drawn_mask(index)
         wanted = torch.from_numpy(mask[rows][:, cols]).long()
-        # torch's "nearest" takes the pixel at the upper left of a target pixel, not at its centre.
+        # torch's "nearest" takes the pixel at the upper left of a target pixel, not at its center.
         assert (sample["label"] == wanted).float().mean() > 0.85
         assert set(sample["label"].unique().tolist()) <= set(mask.ravel().tolist())
         assert type(sample["image"]) is type(sample["label"]) is torch.Tensor

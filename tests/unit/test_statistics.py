@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from core.results import summarize_scores
-from core.statistics import (
+from faithfulness.core.results import summarize_scores
+from faithfulness.core.statistics import (
     average_ranks,
     compare_with_control,
     holm,
@@ -83,7 +83,9 @@ def test_paired_tests_tell_better_from_equal():
 
 
 def test_undefined_images_count_as_zero_in_the_mean_alone():
-    score = summarize_scores(np.array([0.5, np.nan, 0.25]), attribution="a", layer="input", metric="idsds", seed=0)
+    score = summarize_scores(
+        np.array([0.5, np.nan, 0.25]), attribution="a", layer="input", metric="idsds", higher_is_better=True, seed=0
+    )
     assert (score.mean, score.mean_defined, score.n, score.n_undefined) == (0.25, 0.375, 3, 1)
     assert score.ci95[0] <= score.mean <= score.ci95[1]
 

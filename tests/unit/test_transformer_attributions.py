@@ -3,11 +3,11 @@ import timm
 import torch
 from torch import nn
 
-from attribution import create_attribution
-from attribution.transformers import chefer_step, rollout_step
-from backbones import Backbone, PlainModel, create_backbone
-from core import InputError
-from core.resize import resize_maps
+from faithfulness.attribution import create_attribution
+from faithfulness.attribution.transformers import chefer_step, rollout_step
+from faithfulness.backbones import Backbone, InputOnlyModel, create_backbone
+from faithfulness.core import InputError
+from faithfulness.core.resize import resize_maps
 from tests.reference.plain_transformer import (
     plain_chefer,
     plain_chefer_lrp,
@@ -234,7 +234,7 @@ def test_parameters_are_checked():
 def test_a_timm_model_without_wrapper_works_and_maps_are_nearest_tokens():
     backbone = make_backbone()
     images, targets = make_batch(2, torch.float32)
-    explain = create_attribution("rollout", PlainModel(backbone.model))
+    explain = create_attribution("rollout", InputOnlyModel(backbone.model))
     maps = explain(images, targets)
     assert torch.equal(maps, create_attribution("rollout", backbone)(images, targets))
     assert explain.upsample == "nearest"

@@ -1,0 +1,320 @@
+"""Pictures hold what they are given, are drawn whatever is missing, and cover nothing."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from difull import aggregate
+from faithfulness import InputError, PatchGrid, report
+from faithfulness.report.maps import frame_region, is_signed, show_image
+
+GRID = PatchGrid(2, 2)
+LONG = "ig-sg(samples=32, steps=16, noise=0.15)|abs+smooth(65)@final"
+
+
+def rows(*methods, metric="idsds", higher=True):
+    return [
+        {
+            "attribution": name,
+            "layer": layer,
+            "metric": metric,
+            "mean": 0.8 - 0.1 * i,
+            "ci95": [0.7 - 0.1 * i, 0.9 - 0.1 * i],
+            "n": 9,
+            "higher_is_better": higher,
+        }
+        for i, (name, layer) in enumerate(methods)
+    ]
+
+
+def maps_and_scores(count=100, side=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 1, side, side, generator=generator), torch.rand(count, generator=generator)
+
+
+def kept(methods, count=2):
+    generator = np.random.default_rng(0)
+    return [
+        {
+            "index": index,
+            "label": "seven",
+            "method": method,
+            "image": generator.normal(size=(3, 8, 8)).astype(np.float32),
+            "map": generator.random((4, 4)) if method == "gradcam" else generator.normal(size=(8, 8)),
+            "sums": np.arange(4.0) if method != "flat" else np.zeros(4),
+            "drops": np.arange(4.0),
+        }
+        for index in range(count)
+        for method in methods
+    ]
+
+
+def found(per_cell=0.5):
+    return {
+        "accuracy": 0.9,
+        "accuracy_deleted": 0.8,
+        "separability": 0.6,
+        "accuracy_per_cell": [per_cell, 0.7, 0.8, 1.0],
+    }
+
+
+def pairs(count=3):
+    generator = torch.Generator().manual_seed(0)
+    regions = torch.rand(count, 6, 6, generator=generator) < 0.3
+    return torch.rand(count, 3, 6, 6, generator=generator), regions, torch.randn(count, 1, 6, 6, generator=generator)
+
+
+def few_bins():
+    maps, scores = maps_and_scores(10)
+    result = aggregate(maps, 0 * scores, examples=2)
+    images = {index: torch.rand(3, 8, 8) for part in result.examples for index in part}
+    return report.examples_figure(result, images, dict(enumerate(maps)), 1, 2, "t", dict.fromkeys(images, 77))
+
+
+def draw_curves(title="t"):
+    values = np.random.default_rng(0).random((9, 3))
+    values[2, 1] = math.nan
+    curves = {"dea": values, "gpa": values / 2, "gradcam": values / 2, "flat": np.full((9, 3), math.nan)}
+    return report.plot_curves(curves, (0.1, 0.2, 0.3), label="drop", title=title)
+
+
+FIGURES = {
+    "ranking": lambda: report.ranking(rows(("ixg", "input"), ("edge", "input"), (LONG, "final")), None, "t"),
+    "distributions": lambda: report.distributions(
+        {"ixg": np.array([0.1, np.nan, 0.4]), LONG: np.full(3, np.nan), "none": np.array([])}, "idsds", "t"
+    ),
+    "test_matrix": lambda: report.test_matrix(["a", LONG], [[math.nan, 0.01], [0.0001, math.nan]], "t"),
+    "evidence": lambda: report.evidence({"model": found(), "baseline": found(0.1) | {"name": "m"}}, GRID, "t"),
+    "examples": lambda: report.examples(kept(["ixg", "gradcam", "flat"]), ["gradcam", "ixg", "flat"], GRID, "t"),
+    "plot_examples": lambda: report.plot_examples(
+        *pairs()[:2], {"dea": pairs()[2], "flat": 0 * pairs()[2][:, :, ::2, ::2]}, names=["a", "b", "c"], title="t"
+    ),
+    "gray": lambda: report.plot_examples(pairs()[0][:1, :1], pairs()[1][:1], {}, title="t"),
+    "aggregate_figure": lambda: report.aggregate_figure(
+        {"none": aggregate(0 * maps_and_scores(10)[0], torch.zeros(10))}, 0, 3, "t"
+    ),
+    "examples_figure": few_bins,
+    "heat_map_figure": lambda: report.heat_map_figure(
+        np.array([[0.2, np.nan], [1, 0]]), ["a", LONG], [("DiFull", "input"), ("GridPG", "input")], "t"
+    ),
+    "box_figure": lambda: report.box_figure(
+        {"input": {"a": np.array([0.1, np.nan, 0.4])}, "final": {"b": np.array([])}}, 0.25, "t"
+    ),
+    "influence_figure": lambda: report.influence_figure({"DiFull": np.eye(4, dtype=bool)}, 0, 2, "t"),
+    "plot_curves": draw_curves,
+    "plot_scatter": lambda: report.plot_scatter(
+        {"dea": (20, 0.3), "random": (0.0, 0.01), LONG: (math.nan, 0.2), "lost": (None, 1)},
+        x_label="passes",
+        log_x=True,
+        intervals={"dea": [0.2, 0.4], "random": [None, None]},
+        title="t",
+    ),
+}
+
+
+def test_importing_the_room_costs_nothing():
+    heavy = "('matplotlib', 'torch', 'numpy', 'pandas')"
+    code = f"import sys, faithfulness.report; sys.exit(any(name in sys.modules for name in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_its_title_needs_no_display_and_is_whole(name, tmp_path):
+    figure = FIGURES[name]()
+    assert isinstance(figure, Figure)
+    assert isinstance(figure.canvas, FigureCanvasAgg)
+    assert figure.get_suptitle() == "t"
+    assert mpl.rcParams["font.size"] == mpl.rcParamsDefault["font.size"]  # the user's own settings are as they were
+    assert report.save_figure(figure, tmp_path / f"{name}.png").stat().st_size > 1000
+    renderer = figure.canvas.get_renderer()
+    edges = figure.bbox
+    for artist in [*figure.axes, *figure.legends, *figure.texts]:
+        box = artist.get_tightbbox(renderer)
+        if box is not None:
+            assert box.x0 >= edges.x0 - 1 and box.y0 >= edges.y0 - 1, (artist, box)  # noqa: PT018
+            assert box.x1 <= edges.x1 + 1 and box.y1 <= edges.y1 + 1, (artist, box)  # noqa: PT018
+
+
+def test_no_figure_goes_through_pyplot():
+    """Which would look for a display, and keep every figure."""
+    assert [file.name for file in Path(report.__file__).parent.glob("*.py") if "pyplot" in file.read_text()] == []
+
+
+def test_a_ranking_says_which_way_is_better_and_its_legend_covers_no_row():
+    axes = (figure := FIGURES["ranking"]()).axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()][:2] == ["ixg", "edge"]
+    assert axes.get_xlabel() == "IDSDS (higher is better): mean, 95 % interval, n = 9"
+    assert "0.800" in [text.get_text() for text in axes.texts]
+    figure.draw_without_rendering()
+    assert figure.legends[0].get_window_extent().y1 < axes.get_window_extent().y0
+    lower = report.ranking(rows(("ixg", "input"), metric="off_target_mass", higher=False), ["own name"]).axes[0]
+    assert lower.get_xlabel().startswith("off target mass (lower is better)")
+    assert lower.get_yticklabels()[0].get_text() == "own name"
+
+
+def test_a_ranking_of_nothing_defined_and_refusals():
+    lost = rows(("ixg", "input"))[0] | {"mean": None, "ci95": [None, None]}
+    assert "undefined" in [text.get_text() for text in report.ranking([lost]).axes[0].texts]
+    with pytest.raises(InputError, match="of one metric, got idsds, stability"):
+        report.ranking(rows(("a", "input")) + rows(("a", "input"), metric="stability"))
+    with pytest.raises(InputError, match="expected 1 labels, got 2"):
+        report.ranking(rows(("a", "input")), ["a", "b"])
+
+
+def test_a_method_has_its_color_in_every_picture():
+    own = report.method_style("gradcam")
+    ranking = report.ranking(rows(("edge", "input"), ("gradcam", "input"))).axes[0]
+    curve = report.plot_curves({"ixg": np.eye(2), "gradcam": np.ones((2, 2))}, (0.1, 0.2), label="y").axes[0]
+    scatter = report.plot_scatter({"gradcam": (1.0, 1.0)}, x_label="x").axes[0]
+    boxes = report.box_figure({"a": {"ixg": np.ones(3), "gradcam": np.ones(3)}}).axes[0]
+    values = report.distributions({"gradcam": np.ones(3)}, "idsds").axes[0]
+    for axes in (ranking, curve, scatter, boxes, values):
+        looks = {(to_hex(line.get_color()).upper(), line.get_marker()) for line in axes.lines}
+        assert (own.color, own.marker) in looks
+
+
+def test_the_matrix_names_p_values():
+    axes = FIGURES["test_matrix"]().axes[0]
+    assert [text.get_text() for text in axes.texts] == [".010", "<.001"]
+    with pytest.raises(InputError, match=r"p-values \(1, 1\), got \(2, 2\)"):
+        report.test_matrix(["a"], np.ones((2, 2)))
+
+
+def test_evidence_has_one_scale():
+    panels = FIGURES["evidence"]().axes
+    assert {axes.images[0].norm.vmin for axes in panels} == {0.1}
+    assert [axes.get_title().splitlines()[0] for axes in panels] == ["this model", "baseline m"]
+
+
+def test_a_map_that_is_nowhere_negative_is_not_solid_red():
+    figure = FIGURES["examples"]()
+    by_title = {axes.get_title(): axes.images[0] for axes in figure.axes if axes.get_title()}
+    assert by_title["ixg"].cmap.name == "RdBu_r"
+    assert by_title["ixg"].norm.vmin == -by_title["ixg"].norm.vmax
+    assert (by_title["gradcam"].cmap.name, by_title["gradcam"].norm.vmin) == ("inferno", 0)
+    assert by_title["gradcam"].get_extent() == [-0.5, 7.5, 7.5, -0.5]  # over the image, in its own pixels
+    assert [axes.get_xlabel() for axes in figure.axes[4:8]] == ["true drops", "ρ = 1.00", "ρ = 1.00", "ρ = –"]
+    key = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert key == ["red: for the class", "blue: against", "dark to bright: for the class", "each on its own scale"]
+
+
+def test_maps_of_one_method_share_their_colors():
+    assert is_signed([torch.ones(2, 2), -torch.ones(2, 2)])
+    assert is_signed(torch.tensor([[1.0, math.nan], [-0.5, 0]], dtype=torch.bfloat16))
+    assert not is_signed([np.array([1.0, -1e-9]), np.zeros(2), np.full(2, np.nan)])
+
+
+def test_images_are_shown_as_they_look():
+    config = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)}
+    image = torch.rand(3, 4, 5)
+    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+    assert np.allclose(report.visible((image - mean) / std, config), image, atol=1e-6)
+    axes = Figure().subplots()
+    show_image(axes, 10 * image - 3)
+    assert (axes.images[0].get_array().min(), axes.images[0].get_array().max()) == (0, 1)
+    with pytest.raises(InputError, match=r"expected an image .* got \(4, 5\)"):
+        show_image(axes, image[0])
+
+
+def test_a_region_is_outlined_along_its_pixels():
+    axes = Figure().subplots()
+    region = torch.zeros(3, 4, dtype=torch.bool)
+    region[1, 1:3] = True
+    frame_region(axes, region)
+    segments = {tuple(map(tuple, segment.tolist())) for segment in axes.collections[1].get_segments()}
+    assert segments == {
+        *[((x - 0.5, y), (x + 0.5, y)) for x in (1, 2) for y in (0.5, 1.5)],
+        *[((x, 0.5), (x, 1.5)) for x in (0.5, 2.5)],
+    }
+
+
+def test_aggregate_figure_has_one_color_scale_per_method_and_frames_the_cell():
+    maps, scores = maps_and_scores()
+    methods = {"ixg": aggregate(maps, scores), "gradcam": aggregate(50 * maps[:, :, :3, :3], scores)}
+    panels = [
+        axes for axes in report.aggregate_figure(methods, cell=2, scale=2).axes if axes.get_label() != "<colorbar>"
+    ]
+    assert len(panels) == 12
+    ends = [axes.images[0].norm.vmax for axes in panels]
+    assert len(set(ends[:6])) == len(set(ends[6:])) == 1
+    assert ends[6] > 10 * ends[0]
+    assert all(axes.images[0].norm.vmin == 0 for axes in panels)
+    (frame,) = [patch for patch in panels[0].patches if isinstance(patch, Rectangle)]
+    assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((-0.5, 1.5), 2, 2)
+    assert panels[0].get_title() == "0–2 %"
+    assert panels[5].get_xlabel().endswith("n = 2")
+    with pytest.raises(InputError, match="2×2 grid must lie in 0 … 3, got 4"):
+        report.aggregate_figure(methods, cell=4, scale=2)
+
+
+def test_heat_map_names_every_setting_once_and_every_value():
+    columns = [(setting, layer) for setting in ("GridPG", "DiFull") for layer in ("input", "final")]
+    figure = report.heat_map_figure(np.array([[0.25, 0.5, 1.0, np.nan]]), ["ixg"], columns)
+    texts = figure.axes[0].texts
+    assert [text.get_text() for text in texts] == ["0.25", "0.50", "1.00", "–", "GridPG", "DiFull"]
+    assert [texts[i].get_position()[0] for i in (4, 5)] == [0.5, 2.5]
+    assert figure.get_supxlabel() == "localization (higher is better)"
+
+
+def test_heat_map_colors_say_what_a_score_means():
+    def cmap(**given):
+        image = report.heat_map_figure(np.zeros((1, 1)), ["ixg"], [("s", "l")], **given).axes[0].images[0]
+        return image.cmap.name, image.norm.vmin
+
+    assert cmap() == ("viridis", 0)
+    assert cmap(label="impossible attribution", higher_is_better=False) == ("magma", 0)
+    assert cmap(label="Spearman", limits=(-1.0, 1.0)) == ("RdBu_r", -1)
+
+
+def test_equal_curves_are_named_together():
+    axes = draw_curves().axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dea", "gpa = gradcam", "flat: undefined"]
+    assert len(axes.lines) == len(axes.collections) == 2
+
+
+def test_points_are_named_where_nothing_is_covered():
+    generator = np.random.default_rng(0)
+    points = {f"method{i}": tuple(generator.random(2)) for i in range(15)} | {"lost": (math.nan, 0.2)}
+    figure = report.plot_scatter(points, x_label="stability")
+    axes = figure.axes[0]
+    assert axes.get_xlabel() == "stability\nundefined: lost"
+    figure.draw_without_rendering()
+    for note in axes.texts:
+        note.arrow_patch.set_visible(False)
+    boxes = [note.get_window_extent() for note in axes.texts]
+    assert len(boxes) == 15
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    free = report.plot_scatter({"random": (0.0, 0.1), "ixg": (2.0, 0.5)}, x_label="passes", log_x=True).axes[0]
+    assert {note.get_text() for note in free.texts} == {"random (0)", "ixg"}
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: report.ranking([]), "a figure needs scores"),
+        (lambda: report.distributions({}, "idsds"), "a figure needs methods"),
+        (lambda: report.test_matrix([], []), "a figure needs methods"),
+        (lambda: report.examples([], ["a"], GRID), "a figure needs examples"),
+        (lambda: report.examples(kept(["ixg"]), ["a"], GRID), "a figure needs methods that examples"),
+        (lambda: report.plot_examples(*[part[:0] for part in pairs()[:2]], {}), "no examples"),
+        (lambda: report.aggregate_figure({}, 0, 2), "a figure needs methods"),
+        (lambda: report.box_figure({}), "a figure needs panels"),
+        (lambda: report.influence_figure({}, 0, 2), "a figure needs influence maps"),
+        (lambda: report.plot_curves({}, (0.1,), label="y"), "a figure needs curves"),
+        (lambda: report.plot_curves({"dea": np.zeros((2, 4))}, (0.1,), label="y"), r"\(pairs, 1\), got \(2, 4\)"),
+        (lambda: report.heat_map_figure(np.zeros((2, 1)), ["a"], [("s", "l")] * 2), r"expected values \(1, 2\)"),
+    ],
+)
+def test_figures_refuse_nothing_to_draw(draw, message):
+    with pytest.raises(InputError, match=message):
+        draw()
