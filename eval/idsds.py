@@ -235,8 +235,11 @@ class SingleDeletion:
 
     def example_entries(self, images: dict[str, Any], maps: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Image by image: index, name of the class, image, drops, a method's map and its cell sums."""
+        from faithfulness.report import visible
+
         for row, index in enumerate(images["index"]):
-            entry = {name: images[name][row] for name in ("image", "drops")}
+            image = visible(images["image"][row], self.run.checkpoint.model.data_config)
+            entry = {"image": image, "drops": images["drops"][row]}
             label = self.run.data.classes[images["label"][row]]
             yield {**entry, "index": int(index), "label": label, "map": maps["map"][row], "sums": maps["sums"][row]}
 

@@ -23,6 +23,7 @@ from faithfulness.core.checks import check_logits, check_maps
 from faithfulness.core.errors import InputError
 from faithfulness.core.precision import ieee, use_precision
 from faithfulness.data import IndexedData, KeyedBatches, KeyedSamples, make_loader, normalize
+from faithfulness.report import visible
 
 Options = TypeVar("Options", bound=ModelOptions)
 
@@ -153,9 +154,7 @@ class Run(Generic[Options]):
         """Images (B, C, H, W) as the data give them, in [0, 1]: pixels, or what a data set of one's own normalized."""
         if not images.is_floating_point():
             return images.float() / 255
-        config = self.checkpoint.model.data_config
-        mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
-        return (images * std + mean).clamp(0, 1)
+        return torch.from_numpy(visible(images, self.checkpoint.model.data_config)).float()
 
     def predict(self, images: Tensor) -> Tensor:
         """The classes (B,) that the model predicts, in full precision, at most `chunk` images at a time.
