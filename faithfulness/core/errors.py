@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -24,3 +25,46 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = near_matches(name, known)
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known[:40])}"
     return InputError(f"unknown {kind} {name!r}; {hint}")
+
+
+LONGEST = 1000
+"""Characters of a message: what people type may be a megabyte."""
+
+
+def shown(text: str, longest: int = LONGEST) -> str:
+    """Text as one line that any terminal can print: no control characters, its middle left out if it is long."""
+    if len(text) > 4 * longest:
+        text = text[: 2 * longest] + text[-longest:]
+    line = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in " ".join(text.split())
+    )
+    kept = longest * 3 // 4
+    return line if len(line) <= longest else f"{line[:kept]} … {line[-(longest - kept) :]}"
+
+
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused", "Socket Timeout")
+_OF_THE_MACHINE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE),
+    *(errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EXDEV, errno.ENAMETOOLONG),
+)
+
+
+def machine_failure(error: BaseException) -> str | None:
+    """What is wrong with the machine, in a line, where an error says that: disk full, no memory, a lost process.
+
+    None for errors of any other kind, which are bugs and deserve their traceback.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}" if error.errno in _OF_THE_MACHINE else None
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        return f"out of memory ({text[:120] or 'no more can be had'}); lower --chunk or --batch-size"
+    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+        return f"{text[:120]}; was there enough memory? --workers 0 reads in this process"
+    if any(words in text for words in _LOST):
+        return "the connection to another process of this run is lost"
+    if "No space left on device" in text:
+        return text[:200]
+    return None

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from faithfulness.core.errors import InputError
+from faithfulness.core.locks import LOCK
 
 
 def jsonable(value: Any) -> Any:
@@ -57,6 +57,9 @@ _EPOCHS = ("settings.json", "lightning/*", "logs/*", "deletions/*")
 _WEIGHTS = ("model.safetensors", "config.json", "training.json", "README.md")
 OF_TRAINING = (*_EPOCHS, *_WEIGHTS, *(f"last/{name}" for name in _WEIGHTS))
 """The files that a training run writes; `*` spans folders."""
+PARTS, RUN = "parts", "parts/run.json"
+"""Where an evaluation keeps its finished parts, and what it says of itself there."""
+_OF_PARTS = (RUN, "parts/*.parts", "parts/.*", ".new/*")
 OF_EVALUATION = (
     "summary.json",
     "per_image.parquet",
@@ -69,7 +72,12 @@ OF_EVALUATION = (
 
 
 def check_out(
-    out: Path, overwrite: bool = False, *, kind: str | None = None, inputs: Iterable[str | Path | None] = ()
+    out: Path,
+    overwrite: bool = False,
+    *,
+    kind: str | None = None,
+    inputs: Iterable[str | Path | None] = (),
+    goes_on: bool = False,
 ) -> None:
     """Refuse an output folder that a command must not write, before anything is read or removed.
 
@@ -78,6 +86,7 @@ def check_out(
         kind: a protocol's name, or `training`; None stands for any evaluation's.
         inputs: what the command reads, as its flags have it (PATH, KIND:PATH, names): `out` must be
             none of these, nor inside one, nor above one, however they are spelled or linked.
+        goes_on: whether a run of the same kind that keeps its parts may be there, to go on with.
     Raises:
         InputError: what is in the way.
     """
@@ -98,11 +107,13 @@ def check_out(
         raise InputError(f"--out {out} is a file" if above == target else f"--out {out}: {above} is a file")
     if not os.access(above if above != target else target.parent, os.W_OK):
         raise InputError(f"--out {out}: no permission to write in {above}")
-    if above != target or not any(target.iterdir()):
+    if above != target or all(_is_leftover(name) for name in files_in(target)):
         return
     held = kind_of_run(target)
     if held is None or (held == "training" if kind is None else held != kind):
         raise InputError(f"--out {out} already holds {_describe_run(target)}; choose another folder")
+    if not overwrite and goes_on and (target / RUN).is_file():
+        return
     if not overwrite:
         raise InputError(
             f"--out {out} already holds {_describe_run(target)}; choose another folder, or pass --overwrite to "
@@ -118,7 +129,11 @@ def _paths_of(inputs: Iterable[str | Path | None]) -> Iterator[tuple[str, Path]]
     for given in map(str, filter(None, inputs)):
         kind, _, rest = given.partition(":")
         for text in (given, "" if kind in ("timm", "torchvision", "hf-hub") else rest):
-            if text and Path(text).expanduser().exists():
+            try:
+                there = bool(text) and Path(text).expanduser().exists()
+            except (OSError, ValueError, RuntimeError):  # too long for a name, or none at all
+                there = False
+            if there:
                 yield given, Path(text).expanduser().resolve()
 
 
@@ -128,16 +143,20 @@ def kind_of_run(folder: Path) -> str | None:
         return "training"
     if any((folder / name).exists() for name in _WEIGHTS[:3]):
         return None
-    summary = _read_summary(folder)
-    return str(summary["protocol"]) if {"schema", "protocol"} <= summary.keys() else None
+    for name, needs in (("summary.json", {"schema", "protocol"}), (RUN, {"protocol"})):
+        content = _read_json(folder / name)
+        if needs <= content.keys():
+            return str(content["protocol"])
+    return None
 
 
-def _read_summary(folder: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
+    """The object in a file; an empty one where there is none that can be read."""
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return summary if isinstance(summary, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _describe_run(folder: Path) -> str:
@@ -147,16 +166,23 @@ def _describe_run(folder: Path) -> str:
     if kind is None:
         weights = (folder / _WEIGHTS[0]).exists()
         return "a checkpoint" if weights else "files that are not a run's"
-    summary = _read_summary(folder)
+    summary = _read_json(folder / "summary.json")
     try:
         return f"a run ({kind} of {summary['model']['name']} on {summary['data']['name']})"
     except (KeyError, TypeError):
         return f"a run ({kind})"
 
 
+def _is_leftover(path: str) -> bool:
+    """Whether a file is what a run leaves that is killed before it has said what it is."""
+    return path == LOCK or any(fnmatchcase(path, pattern) for pattern in ("parts/.*", ".new/*"))
+
+
 def _is_own(path: str, kind: str, folder: Path) -> bool:
     """Whether a run of that kind wrote a file: its summary lists it, or it is called as such runs call theirs."""
-    listed = _read_summary(folder).get("files")
+    listed = _read_json(folder / "summary.json").get("files")
+    if kind != "training" and any(fnmatchcase(path, pattern) for pattern in _OF_PARTS):
+        return True
     if kind != "training" and isinstance(listed, list) and listed:
         return path in listed
     patterns = OF_TRAINING if kind == "training" else OF_EVALUATION
@@ -170,45 +196,6 @@ def files_in(folder: Path) -> list[str]:
         links = (name for name in folders if (Path(root) / name).is_symlink())
         found += [(Path(root) / name).relative_to(folder).as_posix() for name in (*files, *links)]
     return sorted(found)
-
-
-@contextmanager
-def atomic_directory(
-    out: Path, overwrite: bool = False, *, kind: str | None = None, inputs: Iterable[str | Path | None] = ()
-) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place when the block ends well. Arguments as in `check_out`."""
-    inputs = list(inputs)
-    check_out(out, overwrite, kind=kind, inputs=inputs)
-    out = out.expanduser().resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        check_out(out, overwrite, kind=kind, inputs=inputs)  # hours may have passed
-        swap_directory(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def swap_directory(new: Path, out: Path) -> None:
-    """Put a complete folder in the place of another, which is removed only once the new one is there.
-
-    Both must lie on one file system. The old folder steps aside by a rename, so whatever interrupts
-    this, each of the two is whole under some name.
-    """
-    if not out.exists():
-        new.rename(out)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.replaced.", dir=out.parent))
-    out.rename(aside)
-    try:
-        new.rename(out)
-    except BaseException:
-        if not out.exists():
-            aside.rename(out)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sha256_file(path: Path) -> str:

@@ -1,11 +1,6 @@
 """What `--out` and `--overwrite` may touch, and that a result survives whatever happens before the next is complete."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,11 +9,12 @@ from checkpoints import save_checkpoint
 from eval.aggatt import AggattOptions
 from eval.dea import DeaOptions
 from eval.difull import DifullOptions
+from eval.frame.folder import finish
 from eval.idsds import IdsdsOptions, main
 from eval.leakage import LeakageOptions
 from eval.mlatt import MlattOptions
 from faithfulness.core import DeletionSpec, InputError
-from faithfulness.core.files import atomic_directory, check_out, write_json
+from faithfulness.core.files import PARTS, check_out, write_json
 from tests.reference.networks import small_convnext
 
 OPTIONS = [IdsdsOptions, DifullOptions, MlattOptions, AggattOptions, LeakageOptions, DeaOptions]
@@ -26,7 +22,9 @@ KINDS = [*(options.protocol_name for options in OPTIONS), "training"]
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """The files below a folder, but for the parts that a run is made of."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != PARTS)
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 def make_run(folder, kind):
@@ -131,63 +129,32 @@ def test_a_linked_folder_counts_as_foreign(tmp_path):
         check_out(out, True, kind="idsds")
 
 
+def write_new(folder):
+    (folder / "plots").mkdir()
+    (folder / "plots" / "ranking.png").write_text("new")
+
+
 def test_a_linked_run_is_replaced_where_it_lies(tmp_path):
     out = make_run(tmp_path / "run", "idsds")
     (tmp_path / "link").symlink_to(out)
-    with atomic_directory(tmp_path / "link", True, kind="idsds") as folder:
-        (folder / "summary.json").write_text("new")
+    finish(tmp_path / "link", None, None, write_new, {"schema": 1, "protocol": "idsds"})
     assert (tmp_path / "link").is_symlink()
-    assert (out / "summary.json").read_text() == "new"
+    assert (out / "plots" / "ranking.png").read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "run"]
 
 
-def test_what_came_in_the_meantime_is_kept(tmp_path):
-    with pytest.raises(InputError, match="files that are not a run's"), atomic_directory(tmp_path / "run") as folder:
-        (folder / "summary.json").touch()
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "thesis.tex").write_text("text")
-    assert contents(tmp_path) == {Path("run/thesis.tex"): b"text"}
-
-
-def test_a_rename_that_fails_leaves_the_old_run(tmp_path, monkeypatch):
+def test_what_came_in_the_meantime_is_kept_and_what_is_no_more_made_goes(tmp_path):
     out = make_run(tmp_path / "run", "idsds")
-    before, rename = contents(out), Path.rename
-
-    def fail(self, target):
-        if target == out and ".replaced." not in self.name:
-            raise OSError("no space")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(OSError, match="no space"), atomic_directory(out, True, kind="idsds") as folder:
-        (folder / "summary.json").write_text("new")
-    assert contents(out) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
-@pytest.mark.parametrize("call", range(1, 3))
-def test_a_kill_in_the_middle_loses_neither(tmp_path, call):
-    out = make_run(tmp_path / "run", "idsds")
-    before = (out / "summary.json").read_bytes()
-    program = f"""
-        import os, signal
-        from pathlib import Path
-        from faithfulness.core.files import atomic_directory
-        calls, rename = [], Path.rename
-        def killed(self, target):
-            found = rename(self, target)
-            calls.append(target)
-            if len(calls) == {call}:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return found
-        Path.rename = killed
-        with atomic_directory(Path({str(out)!r}), True, kind="idsds") as folder:
-            (folder / "summary.json").write_text("new")
-    """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=environment, timeout=120)
-    assert done.returncode == -signal.SIGKILL
-    assert {path.read_bytes() for path in tmp_path.glob("*/summary.json")} == {before, b"new"}
+    (out / "plots").mkdir(exist_ok=True)
+    (out / "plots" / "old.png").touch()
+    listed = {"schema": 1, "protocol": "idsds", "files": ["plots/old.png", "../thesis.tex", "summary.json"]}
+    write_json(out / "summary.json", listed)
+    for path in (out / "thesis.tex", tmp_path / "thesis.tex"):
+        path.write_text("text")
+    finish(out, None, None, write_new, {"schema": 1, "protocol": "idsds"})
+    assert (out / "thesis.tex").read_text() == (tmp_path / "thesis.tex").read_text() == "text"
+    assert not (out / "plots" / "old.png").exists()
+    assert json.loads((out / "summary.json").read_text())["files"] == ["plots/ranking.png", "summary.json"]
 
 
 @pytest.fixture(scope="module")
