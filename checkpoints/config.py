@@ -18,6 +18,7 @@ from timm.models import PretrainedCfg, build_model_with_cfg
 from timm.models import model_entrypoint as entry_point
 from torch import nn
 
+from checkpoints.values import check_arguments, check_classes, check_deletion, check_images, shown
 from faithfulness.backbones.segmentation import TORCHVISION
 from faithfulness.core.errors import InputError, unknown_name
 
@@ -64,8 +65,13 @@ def check_config(config: dict[str, Any], folder: Path) -> None:
     for key in (*_REQUIRED, *(key for key in _KINDS if key in config)):
         if not isinstance(config.get(key), _KINDS[key]) or (isinstance(config[key], bool) and key != "own"):
             expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in _KINDS[key])
-            raise InputError(f"{path}: expected {expected} as {key}, got {config.get(key)!r}")
-    _check_data(config["pretrained_cfg"], path)
+            raise InputError(f"{path}: expected {expected} as {key}, got {shown(config.get(key))}")
+    if config.get("task") not in (None, "segmentation"):
+        raise InputError(f"{path}: expected no task, or segmentation, got {shown(config['task'])}")
+    _only_known(config["pretrained_cfg"], PRETRAINED_KEYS, path, " in pretrained_cfg")
+    check_images(config["pretrained_cfg"], path)
+    check_classes(config, path)
+    check_deletion(config.get("deletion"), path)
     name = config["architecture"]
     if config.get("own"):
         _check_own(config, path)
@@ -77,20 +83,18 @@ def check_config(config: dict[str, Any], folder: Path) -> None:
     _only_known(arguments, _arguments_of(name, segmentation), path, " in model_args")
     for key, value in arguments.items():
         if any(_is_address(text) for text in _texts(value)):
-            raise InputError(f"{path}: {key} in model_args holds a path or an address, {value!r}")
-
-
-def _check_data(pretrained: dict[str, Any], path: Path) -> None:
-    _only_known(pretrained, PRETRAINED_KEYS, path, " in pretrained_cfg")
-    size = pretrained.get("input_size")
-    if not isinstance(size, list) or len(size) != 3 or not all(type(side) is int and side > 0 for side in size):
-        raise InputError(f"{path}: expected channels, height and width as input_size in pretrained_cfg, got {size!r}")
+            raise InputError(f"{path}: {key} in model_args holds a path or an address, {shown(value)}")
+    if segmentation and not isinstance(arguments.get("skip", ""), str):
+        raise InputError(f"{path}: expected the name of a layer as skip in model_args, got {shown(arguments['skip'])}")
+    check_arguments(arguments, path)
 
 
 def _check_own(config: dict[str, Any], path: Path) -> None:
     """A network of the user's own: its code, and what the code is called with, come from the person alone."""
     if not config["architecture"].isidentifier():
-        raise InputError(f"{path}: expected the name of a function as architecture, got {config['architecture']!r}")
+        raise InputError(
+            f"{path}: expected the name of a function as architecture, got {shown(config['architecture'])}"
+        )
     if config.get("model_args"):
         raise InputError(f"{path}: model_args of a network of the user's own come from --model-args alone")
 
@@ -104,7 +108,7 @@ def network_arguments(config: dict[str, Any]) -> dict[str, Any]:
 def _only_known(given: dict[str, Any], known: Iterable[str], path: Path, where: str) -> None:
     for key in given:
         if key not in known:
-            raise InputError(f"{path}: {key!r}{where} is nothing that a checkpoint may say")
+            raise InputError(f"{path}: {shown(key)}{where} is nothing that a checkpoint may say")
 
 
 def _arguments_of(architecture: str, segmentation: bool) -> frozenset[str]:

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from checkpoints.card import model_card
-from checkpoints.config import CONFIG, PRETRAINED_KEYS, check_config
+from checkpoints.config import CONFIG, PRETRAINED_KEYS, check_config, network_arguments
+from checkpoints.values import check_extent
 from faithfulness.backbones import Explainable, InputOnlyModel, OwnSegmenter, TimmBackbone
 from faithfulness.core.deletion import DeletionSpec
 from faithfulness.core.errors import InputError
@@ -26,6 +27,8 @@ from faithfulness.core.files import atomic_file, sha256_file, write_json
 
 WEIGHTS, TRAINING, CARD = "model.safetensors", "training.json", "README.md"
 DATA_KEYS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+LONGEST = 2**26
+"""Bytes of a config or of a record of training."""
 _FOREIGN = {"license", "origin_url", "paper_ids", "architecture", "label_names", "test_input_size"}
 """What timm says of its own weights, and is untrue of those that are saved, or stands elsewhere in the config."""
 
@@ -158,7 +161,13 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None, st
     if missing:
         raise InputError(f"{folder} is no checkpoint: it lacks {' and '.join(missing)}")
     config = _read_json(folder / CONFIG)
-    check_config(config, folder)
+    try:
+        check_config(config, folder)
+    except RecursionError as error:
+        raise InputError(f"{folder / CONFIG} is nested too deeply") from error
+    if not config.get("own") and timm.is_model(config["architecture"]):
+        shape = network_arguments(config)
+        check_extent(config["architecture"], config["num_classes"], shape, folder / WEIGHTS, folder / CONFIG)
     training = _read_json(folder / TRAINING) if (folder / TRAINING).is_file() else None
     digest = sha256_file(folder / WEIGHTS)
     if training and training.get("sha256", digest) != digest:
@@ -168,9 +177,13 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None, st
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > LONGEST:
+            raise ValueError(f"more than {LONGEST} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"can't read {path}: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"can't read {path}: it is nested too deeply") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds {type(content).__name__}, expected an object")
     return content

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from checkpoints.config import CONFIG, network_arguments
 from checkpoints.format import WEIGHTS, Checkpoint, is_known, own_name, own_weights, read_folder
-from checkpoints.weights import fill_weights, read_weights
+from checkpoints.weights import fill_weights, read_weights, rows_of
 from faithfulness.backbones import adopt_classifier, create_backbone
+from faithfulness.backbones.backbone import check_logits
 from faithfulness.core.deletion import DeletionSpec
 from faithfulness.core.errors import InputError, unknown_name
 from faithfulness.core.files import sha256_file
@@ -229,6 +230,23 @@ def _rebuild_own(kind: Kind, folder: Path, config: Mapping[str, Any], asked: Req
     return backbone
 
 
+_TOLD = {
+    "num_classes": "the data tells that",
+    "pretrained": "it has a flag, --pretrained",
+    "input_size": "it has a flag, --input-size",
+    "pretrained_cfg": "it would stand for other weights",
+    "checkpoint_path": "a weight file goes to --model, with --arch",
+}
+
+
+def _own_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a timm model that are for it alone; InputError for one that something else tells."""
+    for name, why in _TOLD.items():
+        if name in arguments:
+            raise InputError(f"--model-args.{name}: {why}; got {arguments[name]!r}")
+    return arguments
+
+
 def _classifier_by_name(text: str, asked: Request) -> tuple[Any, str]:
     source, _, name = text.rpartition(":")
     if source not in ("timm", ""):
@@ -236,8 +254,10 @@ def _classifier_by_name(text: str, asked: Request) -> tuple[Any, str]:
     if source or timm.is_model(name.split(".")[0]):
         classes = None if asked.pretrained and asked.num_classes is None else asked.num_classes
         backbone = create_backbone(
-            name, classes, pretrained=asked.pretrained, input_size=asked.size, **asked.model_args
+            name, classes, pretrained=asked.pretrained, input_size=asked.size, **_own_arguments(asked.model_args)
         )
+        if asked.model_args:  # timm takes some that only the first pass shows to be none
+            check_logits(backbone, 2)
         return backbone, backbone.name
     if "/" not in text:
         raise unknown_name("model or checkpoint folder", text, timm.list_models())
@@ -258,8 +278,9 @@ def _classifier_from_config(config: dict[str, Any]) -> Any:
 def _classifier_from_state(arch: str, state: dict[str, Tensor], path: Path, asked: Request) -> Any:
     probe = create_backbone(arch, input_size=asked.size, **asked.model_args)
     classifier = probe.pretrained_cfg.get("classifier")
-    head = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
-    backbone = probe if head is None else create_backbone(arch, len(head), input_size=asked.size, **asked.model_args)
+    head = f"{classifier}.weight" if isinstance(classifier, str) else ""
+    classes = rows_of(state, head, path) if head in state else None
+    backbone = probe if classes is None else create_backbone(arch, classes, input_size=asked.size, **asked.model_args)
     fill_weights(backbone.model, state, path, f"a {arch}")
     return backbone
 

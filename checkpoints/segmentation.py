@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from checkpoints.config import CONFIG, network_arguments
 from checkpoints.format import Checkpoint, own_config, own_weights, write_folder
 from checkpoints.load import Kind, Request, load_any
-from checkpoints.weights import fill_weights
+from checkpoints.weights import fill_weights, rows_of
 from faithfulness.backbones import OwnSegmenter, Segmenter, adopt_segmenter, create_segmenter
 from faithfulness.backbones.segmentation import TORCHVISION
 from faithfulness.core.deletion import DeletionSpec
@@ -103,7 +103,7 @@ def _segmenter_from_state(arch: str, state: dict[str, Tensor], path: Path, asked
     last = f"{TORCHVISION[name][0] if name in TORCHVISION else 'classifier'}.weight"
     if last not in state:
         raise InputError(f"the weights in {path} are not those of a {arch} that segments: {last} is missing")
-    segmenter = create_segmenter(name, len(state[last]), input_size=asked.size, **asked.model_args)
+    segmenter = create_segmenter(name, rows_of(state, last, path), input_size=asked.size, **asked.model_args)
     fill_weights(segmenter.get_submodule("model") if name in TORCHVISION else segmenter, state, path)
     return segmenter
 

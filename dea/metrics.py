@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from dea.perturbations import PERTURBATIONS
 from faithfulness.attribution import frozen
 from faithfulness.backbones import check_pairs
-from faithfulness.core.checks import check_images, check_maps, check_targets
+from faithfulness.core.checks import check_count, check_images, check_maps, check_targets, check_tensor, kind_of
 from faithfulness.core.deletion import fill_pixels
 from faithfulness.core.errors import InputError, unknown_name
 from faithfulness.core.keyed import content_keys
@@ -162,8 +163,10 @@ def off_target_mass(maps: Float[Tensor, "b 1 h w"], regions: Bool[Tensor, "b hei
     >>> off_target_mass(maps, torch.tensor([[[True, True], [False, False]]]))
     tensor([0.7500], dtype=torch.float64)
     """
-    if regions.dim() != 3 or regions.dtype != torch.bool or len(regions) != len(maps):
-        raise InputError(f"expected bool regions ({len(maps)}, H, W), got {regions.dtype} {tuple(regions.shape)}")
+    check_tensor("maps", maps, "(B, 1, h, w)", 4)
+    fits = isinstance(regions, Tensor) and regions.dim() == 3 and len(regions) == len(maps)
+    if not fits or regions.dtype != torch.bool:
+        raise InputError(f"expected bool regions ({len(maps)}, H, W), got {kind_of(regions)}")
     positive = check_maps(maps, regions, "the attribution").double().clamp(min=0)
     outside = adaptive_avg_pool2d((~regions).double()[:, None], (maps.shape[-2], maps.shape[-1]))
     return (positive * outside).sum(dim=(1, 2, 3)) / positive.sum(dim=(1, 2, 3))
@@ -252,7 +255,7 @@ class _Whole(NamedTuple):
 
 def _read_whole(model: Model, images: Tensor, regions: Tensor, classes: Tensor, chunk: int) -> _Whole:
     pieces = []
-    for part in torch.arange(len(images), device=images.device).split(chunk):
+    for part in torch.arange(len(images), device=images.device).split(check_count("chunk", chunk)):
         probabilities = class_probabilities(model, images[part])
         check_targets(classes[part], probabilities.shape[1])
         probability, predicted = probabilities.max(dim=1)
@@ -274,6 +277,7 @@ def _mean_over(values: Tensor, regions: Tensor) -> Tensor:
 
 def _pairs(images: int, steps: int, chunk: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
     """All (image, step) pairs in sub-batches."""
+    check_count("chunk", chunk)
     flat = torch.arange(images * steps, device=device)
     return [(part % images, part // images) for part in flat.split(chunk) if len(part)]
 
@@ -290,8 +294,9 @@ def _top_masks(
         raise InputError(f"expected regions {(len(images), *size)} like the images, got {tuple(regions.shape)}")
     if maps.shape[1] != 1:
         raise InputError(f"expected maps (B, 1, h, w), got {tuple(maps.shape)}")
-    if not len(fractions) or not all(0 <= q <= 1 for q in fractions):
-        raise InputError(f"fractions must lie in [0, 1], got {tuple(fractions)}")
+    known = isinstance(fractions, Sequence) and all(isinstance(q, Real) for q in fractions)
+    if not known or not len(fractions) or not all(0 <= q <= 1 for q in fractions):
+        raise InputError(f"fractions must be numbers in [0, 1], at least one, got {fractions!r}")
     rank = pixel_order(maps, size, upsample).view(len(images), 1, *size)
     counts = torch.tensor([int(q * size[0] * size[1] + 0.5) for q in fractions], device=images.device)
     return lambda image, step: rank[image] < counts[step, None, None, None]

@@ -26,6 +26,8 @@ KINDS = ("distinct", "corners")
 class with another image, the others are distinct (DiFull, DiPart)."""
 
 DRAWS_PER_GRID = 100
+MOST_CELLS = 10_000_000
+"""Rows that a file of compositions may have; the published ones have some 20,000."""
 _META = b"compositions"
 
 
@@ -78,7 +80,7 @@ class Compositions:
     def load(cls, path: str | Path) -> Compositions:
         """Read what `save` wrote; raises InputError for any other file."""
         try:
-            table = pq.read_table(path)
+            table = _read_table(Path(path))
             meta = json.loads((table.schema.metadata or {})[_META])
             scale, kind = check_scale(meta["scale"]), meta["kind"]
             columns = [_whole_numbers(table, name) for name in ("grid", "cell", "index", "label")]
@@ -86,9 +88,12 @@ class Compositions:
             _, places, indices, labels = (column[order].reshape(-1, scale**2) for column in columns)
             if kind not in KINDS or not (places == np.arange(scale**2)).all():
                 raise ValueError("cells are missing or repeated")
-        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
-            raise InputError(f"{path} holds no compositions: {error}") from error
-        return cls(indices, labels, scale, kind, meta["about"])
+            if indices.min() < 0:
+                raise ValueError(f"sample index {indices.min()}")
+            return cls(indices, labels, scale, kind, meta["about"])
+        except (OSError, KeyError, TypeError, ArithmeticError, RecursionError, ValueError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{path} holds no compositions: {reason}") from error
 
     @property
     def one_use(self) -> bool:
@@ -106,6 +111,16 @@ class Compositions:
             raise InputError(
                 f"the compositions belong to other data: {differ} of {self.indices.size} cells have another label there"
             )
+
+
+def _read_table(path: Path) -> pa.Table:
+    """A parquet file; ValueError for what is no file, or claims more rows than any run composes."""
+    if not path.is_file():
+        raise ValueError("no such file" if not path.exists() else "not a regular file")
+    rows = pq.read_metadata(path).num_rows
+    if not 0 < rows <= MOST_CELLS:
+        raise ValueError(f"expected 1 … {MOST_CELLS} rows, got {rows}")
+    return pq.read_table(path)
 
 
 def _whole_numbers(table: pa.Table, name: str) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ from difull.locality import kind_of
 from difull.settings import DiFull, GridSetting
 from difull.structure import trace_structure
 from difull.trials import Trial, intervene, largest_change, try_memory, ways_to_logits
+from faithfulness.core.checks import check_images
 from faithfulness.core.errors import InputError
 from faithfulness.core.leakage import EXTREME, LeakageProof, caught_rate
 
@@ -67,6 +68,9 @@ def leakage_proof(
     >>> proof.passed, proof.verdict, proof.numbers["share_that_may_matter"]
     (True, 'proven', 0.25)
     """
+    check_images(images)
+    if not hasattr(setting, "cells"):
+        raise InputError(f"expected DiFull, GridPG or DiPart, got {type(setting).__name__}")
     proofs = leakage_proofs(setting, images, None if cell is None else [cell], tries=tries, seed=seed)
     if len(proofs) == 1:
         return proofs[0]

@@ -103,7 +103,7 @@ def _summed(maps: Tensor) -> Tensor:
 
 
 def _check_size(size: tuple[int, int] | None, upsample: str) -> tuple[int, int]:
-    if size is None or len(size) != 2:
+    if not isinstance(size, tuple | list) or len(size) != 2:
         raise InputError(f"upsample={upsample!r} needs size=(height, width) of the grid image, got {size!r}")
     return (int(size[0]), int(size[1]))
 

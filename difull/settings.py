@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from difull.cells import BlockCells, MapCells, check_cell, check_divides, check_scale
 from faithfulness.attribution.base import frozen
 from faithfulness.backbones import Explainable, Layout, Split, as_explainable
+from faithfulness.backbones.backbone import check_module
 from faithfulness.backbones.split import Transform, identity, run_steps
 from faithfulness.core.checks import check_images
 from faithfulness.core.errors import InputError
@@ -35,6 +36,7 @@ class GridSetting(Explainable):
 
     def __init__(self, backbone: nn.Module, scale: int = 3):
         super().__init__()
+        check_module(backbone)
         if isinstance(backbone, GridSetting):
             raise InputError(f"expected a backbone, got the setting {type(backbone).__name__}; pass its .backbone")
         self.backbone: Explainable = as_explainable(backbone)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from faithfulness.core.errors import near_matches
+from faithfulness.core.errors import near_matches, shown
 from faithfulness.core.shadows import ROOT, command_name, refuse_shadows
 
 PACKAGES = {"eval": ("evaluate", "*.py"), "training": ("train", "*_finetune.py")}
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in commands:
         near = near_matches(name, commands)
         hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(commands)}"
-        print(f"error: unknown command {name!r}; {hint}", file=sys.stderr)
+        print(f"error: unknown command {shown(repr(name), 100)}; {hint}", file=sys.stderr)
         return 2
     return run(commands[name], rest)
 

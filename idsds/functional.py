@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from faithfulness.core.checks import check_images, check_maps, check_targets
+from faithfulness.core.checks import check_count, check_images, check_maps, check_outputs, check_targets, check_tensor
 from faithfulness.core.deletion import delete_cells, fill_pixels
 from faithfulness.core.errors import InputError
 from faithfulness.core.grid import PatchGrid
@@ -16,6 +16,9 @@ from faithfulness.core.keyed import content_keys
 from faithfulness.core.ranking import ranked_positions
 from faithfulness.core.resize import resize_exactly
 from faithfulness.core.statistics import spearman_rows
+
+MOST_STEPS = 1_000_000
+"""Of incremental deletion; more than an image has pixels."""
 
 
 def deleted_logits(
@@ -31,6 +34,9 @@ def deleted_logits(
     The model runs as it is: put it into evaluation mode first.
     """
     check_images(images)
+    check_count("chunk", chunk)
+    if not isinstance(grid, PatchGrid):
+        raise InputError(f"expected a PatchGrid, got {grid!r}")
     grid.check(*images.shape[-2:])
     pairs = torch.arange(len(images) * grid.cells, device=images.device)
     with torch.no_grad():
@@ -75,7 +81,7 @@ def output_drops(
     """
     check_images(images, targets)
     with torch.no_grad():
-        whole = torch.cat([model(part) for part in images.split(chunk)])
+        whole = torch.cat([check_outputs(model(part), part) for part in images.split(check_count("chunk", chunk))])
     check_targets(targets, whole.shape[1])
     deleted = deleted_logits(model, images, grid, fill, chunk=chunk)
     return drops_of(outputs_of(whole, output), outputs_of(deleted, output), targets)
@@ -123,7 +129,9 @@ def rank_correlation(
     >>> rank_correlation(drops, torch.tensor([[10.0, 20.0, 40.0, 30.0], [7.0, 7.0, 7.0, 7.0]]))
     tensor([0.8000,    nan], dtype=torch.float64)
     """
-    if drops.shape != sums.shape or drops.dim() != 2:
+    for name, values in (("drops", drops), ("sums", sums)):
+        check_tensor(name, values, "(B, cells)", 2)
+    if drops.shape != sums.shape or not drops.shape[1]:
         raise InputError(f"expected two (B, cells), got {tuple(drops.shape)} and {tuple(sums.shape)}")
     return spearman_rows(drops, sums, scale)
 
@@ -168,6 +176,8 @@ def incremental_deletion(
     if (maps is None) == (explain is None):
         raise InputError("incremental deletion needs either maps or explain")
     pixels = images.shape[-2] * images.shape[-1]
+    check_count("steps", steps, MOST_STEPS)
+    check_count("chunk", chunk)
     keys = content_keys(images)
     deleted = torch.zeros(len(images), 1, *images.shape[-2:], dtype=torch.bool, device=images.device)
     ranked = None
@@ -191,7 +201,7 @@ def _target_probabilities(
 ) -> Tensor:
     """The targets' probabilities (B,), float32 at least."""
     with torch.no_grad():
-        logits = torch.cat([model(part) for part in images.split(chunk)])
+        logits = torch.cat([check_outputs(model(part), part) for part in images.split(chunk)])
     check_targets(targets, logits.shape[1])
     return outputs_of(logits, "probability").gather(1, targets[:, None]).squeeze(1)
 

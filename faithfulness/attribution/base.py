@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from faithfulness.backbones import Split, as_explainable, cut
-from faithfulness.core.checks import check_images, check_targets
+from faithfulness.core.checks import check_images, check_labels, check_targets, kind_of
 from faithfulness.core.errors import InputError
 from faithfulness.core.registry import Registry
 
@@ -80,9 +80,10 @@ class Attribution(ABC):
             images: normalized images (B, C, H, W), or what the model takes.
             targets: (B,) int64 class indices.
         """
-        with frozen(self.model), range_known(targets):
-            if not isinstance(images, Tensor) or not images.is_floating_point() or len(images) != len(targets):
-                check_images(images, targets)
+        if not isinstance(images, Tensor) or not images.is_floating_point() or images.dim() < 2:
+            check_images(images)
+        check_labels(images, targets)
+        with frozen(self.model), range_known(targets), takes(self.model, images):
             with torch.no_grad():
                 activations = join([self.split.stem(part) for part in images.split(self.chunk)])
             maps = self.attribute(images, activations, targets)
@@ -187,6 +188,8 @@ def range_known(targets: Tensor) -> Iterator[None]:
 
 def select_logits(logits: Tensor, targets: Tensor) -> Tensor:
     """The logit of each image's target: (B, classes), (B,) -> (B,)."""
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        raise InputError(f"the network gives {kind_of(logits)}, expected logits (B, classes)")
     known = _known_range.get()
     if known is None:
         check_targets(targets, logits.shape[1])
@@ -210,9 +213,17 @@ def pull_back(selected: Tensor, inputs: list[Tensor], start: Tensor | None = Non
     as float32, reduced. An image whose gradients are too large for that gets a smaller factor; each factor is a
     power of two, so that none rounds.
     """
+    if not selected.requires_grad:
+        raise InputError(
+            "the network's logits have no gradient: it runs under torch.no_grad() or inference_mode(), detaches or "
+            "isn't of floats; occlusion, rise and scorecam need none"
+        )
     seed = torch.ones_like(selected) if start is None else start
     if not _in_half(selected, inputs):
-        return torch.autograd.grad(selected, inputs, seed)
+        found = torch.autograd.grad(selected, inputs, seed, allow_unused=True)
+        if any(each is None for each in found):
+            raise InputError("the network's logits don't depend on what is explained, as of quantized parts")
+        return found
     exact = upcast(selected)
     factors = torch.full_like(exact, LARGEST_FACTOR).detach()
     while True:
@@ -237,6 +248,23 @@ def _in_half(selected: Tensor, inputs: list[Tensor]) -> bool:
 def upcast(x: Tensor) -> Tensor:
     """x in float32 if it has half precision: what is summed or subtracted must not be rounded first."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@contextmanager
+def takes(model: nn.Module, images: Tensor) -> Iterator[None]:
+    """What torch says of images of another type, place or shape than the network's is said as InputError."""
+    try:
+        yield
+    except RuntimeError as error:
+        weights = next(model.parameters(), images)
+        shape = tuple(getattr(model, "data_config", {}).get("input_size", images.shape[1:]))
+        placed = (images.dtype, images.device, images.layout) == (weights.dtype, weights.device, torch.strided)
+        if placed and images.dim() == 4 and images.shape[1] == shape[0]:
+            raise
+        raise InputError(
+            f"the network, of {weights.dtype} on {weights.device}, can't take {kind_of(images)} on {images.device}; "
+            f"expected images (B, {shape[0]}, H, W) like its weights"
+        ) from error
 
 
 def join(pieces: list[Tensor]) -> Tensor:

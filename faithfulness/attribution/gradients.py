@@ -26,6 +26,9 @@ from faithfulness.attribution.base import (
 from faithfulness.core.errors import InputError
 from faithfulness.core.keyed import keyed_normal, keyed_uniform, make_keys
 
+MOST_STEPS = 4096
+"""The nodes of a quadrature are the eigenvalues of a steps × steps matrix."""
+
 
 def average_over_points(
     term: Callable[[Tensor, Tensor, Points], Tensor], activations: Tensor, targets: Tensor, points: int, chunk: int
@@ -129,8 +132,8 @@ class IntegratedGradients(GradientMethod):
         **common: Any,
     ):
         super().__init__(model, layer, **common)
-        if steps < 1:
-            raise InputError(f"steps must be at least 1, got {steps}")
+        if not 1 <= steps <= MOST_STEPS:
+            raise InputError(f"steps must lie in 1 … {MOST_STEPS}, got {steps}")
         self.steps, self.baseline, self.seed = steps, baseline, seed
 
     @property

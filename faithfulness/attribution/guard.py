@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from faithfulness.core.errors import InputError
 from faithfulness.core.keyed import make_keys
+from faithfulness.core.plugin_files import own_code
 
 COLUMNS = 1 << 16
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -32,7 +33,7 @@ class Guarded:
     def __call__(self, *given: Any) -> Any:
         """What the method returns, unchecked. Raises InputError, with its name, if it has changed the network."""
         copies = [value.clone() if isinstance(value, Tensor) else value for value in given]
-        with unchanged(self.model, self.name):
+        with unchanged(self.model, self.name), own_code(self.name):
             return self.explain(*copies)
 
     def __getattr__(self, name: str) -> Any:

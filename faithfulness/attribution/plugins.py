@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from faithfulness.attribution.base import ATTRIBUTIONS, Attribution, Passes
 from faithfulness.core.checks import check_maps
 from faithfulness.core.errors import InputError
-from faithfulness.core.plugin_files import FILE, load_function, one_line
+from faithfulness.core.plugin_files import FILE, load_function, one_line, signature_of
 
 GROUP = "faithfulness.attributions"
 Factory = Callable[..., Any]
@@ -77,7 +77,7 @@ def as_factory(function: Any, name: str) -> Factory:
         return function
     if not callable(function):
         raise InputError(f"{name} is {type(function).__name__}, expected a function or a class")
-    parameters = list(inspect.signature(function).parameters.values())
+    parameters = list(signature_of(function, name).parameters.values())
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p.name for p in positional if p.default is p.empty]
     takes_model = bool(required) and required[0] == "model"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from faithfulness.core.errors import unknown_name
+from faithfulness.core.errors import InputError, unknown_name
 from faithfulness.core.tables import format_table, wrap
 
 
@@ -77,6 +77,8 @@ PUBLISHED: dict[str, dict[str, Setup]] = {
 
 def check_preset(preset: str) -> str:
     """The preset's name itself; InputError, with near matches, for one that doesn't exist."""
+    if not isinstance(preset, str):
+        raise InputError(f"expected published=idsds or difull, got {preset!r}")
     if preset not in PUBLISHED:
         raise unknown_name("published configuration", preset, PUBLISHED)
     return preset

@@ -20,8 +20,7 @@ def smooth(maps: Tensor, kernel: int) -> Tensor:
 
     Raises InputError unless the kernel is odd and less than twice the map's shorter side.
     """
-    if kernel < 1 or kernel % 2 == 0:
-        raise InputError(f"the smoothing kernel must be odd, got {kernel}")
+    check_kernel(kernel)
     largest = 2 * min(maps.shape[-2:]) - 1
     if kernel > largest:
         raise InputError(
@@ -29,6 +28,13 @@ def smooth(maps: Tensor, kernel: int) -> Tensor:
         )
     with torch.autocast(maps.device.type, enabled=False):
         return gaussian_blur(maps, [kernel, kernel], [kernel / 4, kernel / 4])
+
+
+def check_kernel(kernel: int) -> int:
+    """The kernel itself; InputError unless it is an odd whole number."""
+    if not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
+        raise InputError(f"the smoothing kernel must be odd, got {kernel!r}")
+    return kernel
 
 
 def scaled_kernel(side: int) -> int:
@@ -46,9 +52,7 @@ class SmoothedMap(Attribution):
 
     def __init__(self, model: nn.Module, layer: str | None = None, *, kernel: int | None = None, **common: Any):
         super().__init__(model, layer, **common)
-        if kernel is not None and (kernel < 1 or kernel % 2 == 0):
-            raise InputError(f"the smoothing kernel must be odd, got {kernel}")
-        self.kernel = kernel
+        self.kernel = None if kernel is None else check_kernel(kernel)
 
     def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
         maps = super().attribute(images, activations, targets)  # type: ignore[safe-super]

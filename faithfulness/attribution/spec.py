@@ -14,24 +14,33 @@ import ast
 import inspect
 import math
 import re
+import warnings
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from faithfulness.attribution.base import ATTRIBUTIONS, Attribution, Passes
 from faithfulness.attribution.guard import Guarded, unchanged
 from faithfulness.attribution.plugins import attribution_factory, is_foreign, load_entry_points, resolve_attribution
 from faithfulness.attribution.published import check_preset, published_setup
-from faithfulness.attribution.smoothing import smooth
-from faithfulness.core.errors import InputError, unknown_name
+from faithfulness.attribution.smoothing import check_kernel, smooth
+from faithfulness.backbones.backbone import check_module
+from faithfulness.core.errors import InputError, shown, unknown_name
+from faithfulness.core.flags import Flag
+from faithfulness.core.plugin_files import own_code
 
 _PATTERN = re.compile(
-    r"(?P<name>[^()|@]+\.py:\w+|[A-Za-z][\w\-+]*?(?:\+\+)?)(?P<arguments>\(.*?\))?(?P<modifiers>(?:\|abs|\|relu|\+smooth\(\s*\d+\s*\))*)(?:@(?P<layer>[\w.]+))?"
+    r"(?P<name>[^()|@]+\.py:\w+|[A-Za-z][\w\-+]*?(?:\+\+)?)(?P<arguments>\(.*?\))?"
+    r"(?P<modifiers>(?:\|abs|\|relu|\+smooth\(\s*[0-9]{1,9}\s*\))*)(?:@(?P<layer>[\w.]+))?"
 )
-_MODIFIER = re.compile(r"\|(abs|relu)|\+smooth\(\s*(\d+)\s*\)")
+LONGEST = 4096
+"""Characters of an attribution as text, which may hold a path."""
+_MODIFIER = re.compile(r"\|(abs|relu)|\+smooth\(\s*([0-9]+)\s*\)")
 
 
 @dataclass(frozen=True)
@@ -53,35 +62,59 @@ class AttributionSpec:
 
 def parse_attribution(text: str) -> AttributionSpec:
     """Read an attribution from text; unknown names and parameters are refused with near matches."""
-    match = _PATTERN.fullmatch(text.strip())
-    if match is None:
-        raise InputError(f"can't read attribution {text!r}; expected NAME(parameter=value)|abs|relu+smooth(K)@LAYER")
+    match = _PATTERN.fullmatch(text.strip()) if len(text) <= LONGEST else None
+    if match is None or match["name"].endswith("+smooth"):  # which smooths by what isn't a whole number
+        raise InputError(
+            f"can't read attribution {shown(repr(text), 200)}; expected NAME(parameter=value)|abs|relu+smooth(K)@LAYER"
+        )
     name = resolve_attribution(match["name"])
     parameters = _parse_arguments(text, match["arguments"] or "()")
     _check_parameters(name, parameters)
     modifiers = tuple(
-        (found[1], 0) if found[1] else ("smooth", int(found[2])) for found in _MODIFIER.finditer(match["modifiers"])
+        (found[1], 0) if found[1] else ("smooth", check_kernel(int(found[2])))
+        for found in _MODIFIER.finditer(match["modifiers"])
     )
     return AttributionSpec(name, parameters, modifiers, match["layer"])
 
 
 def _check_parameters(name: str, parameters: dict[str, Any]) -> None:
+    if not parameters:
+        return
     known = parameters_of(name)
     for parameter in parameters:
         if parameter not in known and parameter != "published":
             raise unknown_name(f"parameter of {name}", parameter, [*known, "published"])
     if parameters.get("published") is not None:
         check_preset(parameters["published"])
+    for parameter, value in parameters.items():
+        if parameter != "published":
+            _check_type(name, parameter, known[parameter], value)
+
+
+def _check_type(name: str, parameter: str, known: inspect.Parameter, value: Any) -> None:
+    """A parameter must have the type that the method's signature says, where text can give such a one."""
+    flag = Flag(parameter, known.annotation, known.default, "")
+    far = isinstance(value, int) and abs(value) >= 2**63  # which no tensor can hold
+    if flag.kinds <= _TYPES and (far or not flag.takes_value(value)):
+        raise InputError(f"{name}({parameter}=...): expected {flag.expected}, got {shown(repr(value), 80)}")
+
+
+_TYPES = {int, float, bool, str, list, Literal, Tensor, type(None)}
 
 
 def _parse_arguments(text: str, arguments: str) -> dict[str, Any]:
+    refusal = f"can't read the parameters of {shown(repr(text), 200)}; expected (name=value, ...)"
     try:
         call = ast.parse(f"f{arguments}", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError("parameters need names")
-        return {str(item.arg): _literal(item.value) for item in call.keywords}
-    except (SyntaxError, ValueError) as error:
-        raise InputError(f"can't read the parameters of {text!r}; expected (name=value, ...)") from error
+        names = [str(item.arg) for item in call.keywords]
+        values = [_literal(item.value) for item in call.keywords]
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise InputError(refusal) from error
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"{text} gives {', '.join(sorted(twice))} twice; expected each parameter once")
+    return dict(zip(names, values, strict=True))
 
 
 def _literal(node: ast.expr) -> Any:
@@ -95,7 +128,7 @@ def parameters_of(name: str) -> dict[str, inspect.Parameter]:
     kinds = [kind for kind in factory.__mro__ if "__init__" in vars(kind)] if inspect.isclass(factory) else [factory]
     found: dict[str, inspect.Parameter] = {}
     for kind in kinds:
-        signature = inspect.signature(kind.__init__ if inspect.isclass(kind) else kind)
+        signature = _signature(kind.__init__ if inspect.isclass(kind) else kind)
         for parameter in signature.parameters.values():
             with_default = parameter.default is not parameter.empty and not inspect.isclass(kind)
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY or with_default:
@@ -105,6 +138,14 @@ def parameters_of(name: str) -> dict[str, inspect.Parameter]:
     for fixed in ("model", "layer", "cell"):
         found.pop(fixed, None)
     return found
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """A signature with its types, or with their names where a user's own code doesn't hold them."""
+    try:
+        return inspect.signature(function, eval_str=True)
+    except (NameError, TypeError, AttributeError, SyntaxError):
+        return inspect.signature(function)
 
 
 class CallableAttribution:
@@ -177,7 +218,11 @@ def create_attribution(
     >>> create_attribution("ig(steps=20)|abs", model, chunk=64)(images, targets).min() >= 0
     tensor(True)
     """
-    spec = name if isinstance(name, AttributionSpec) else parse_attribution(name)
+    check_module(model)
+    for what, value, kind in (("attribution", name, str | AttributionSpec), ("layer", layer, str | None)):
+        if not isinstance(value, kind):
+            raise InputError(f"expected a name as the {what}, got {type(value).__name__} {shown(repr(value), 60)}")
+    spec = parse_attribution(name) if isinstance(name, str) else name
     merged = spec.parameters | parameters
     _check_parameters(spec.name, merged)
     setup = published_setup(merged.pop("published", None), spec.name)
@@ -186,13 +231,31 @@ def create_attribution(
     settings = {} if cell is None else {"cell": cell}
     factory = attribution_factory(spec.name)
     foreign = is_foreign(factory)
-    with unchanged(model, spec.name) if foreign else nullcontext():
+    explain: Any
+    with unchanged(model, spec.name) if foreign else nullcontext(), own_code(spec.name) if foreign else nullcontext():
         explain = factory(model, layer, **settings, **preset | merged)
+    if not callable(explain):
+        raise InputError(f"{spec.name} returned {_kind(explain)}, expected a function explain(images, targets) -> maps")
+    _warn_of_training(model)
     if not isinstance(explain, Attribution):
-        explain = CallableAttribution(explain, layer)
+        explain = CallableAttribution(cast(Any, explain), layer)
     if foreign:
         explain = Guarded(explain, model, spec.name)
     return Modified(explain, spec.modifiers) if spec.modifiers else explain
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+def _warn_of_training(model: nn.Module) -> None:
+    """Whoever explains a network in training mode may compare the maps with logits of another network."""
+    if any(module.training and isinstance(module, _DropoutNd | _NormBase) for module in model.modules()):
+        warnings.warn(
+            f"{type(model).__name__} is in training mode: its maps are those of evaluation mode, without dropout and "
+            "with running statistics; call model.eval()",
+            stacklevel=3,
+        )
 
 
 def _taps(model: nn.Module) -> Collection[str]:

@@ -18,6 +18,6 @@ from .split import Split as Split
 from .split import Step as Step
 from .split import cut as cut
 from .timm_models import TimmBackbone as TimmBackbone
-from .timm_models import check_model_name as check_model_name
 from .timm_models import create_backbone as create_backbone
 from .timm_models import register_layout as register_layout
+from .timm_refusals import check_model_name as check_model_name

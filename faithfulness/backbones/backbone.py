@@ -247,11 +247,15 @@ def count_logits(model: nn.Module, shape: tuple[int, ...], dimensions: int = 2) 
     weights = next(model.parameters(), None)
     dtype = weights.dtype if weights is not None and weights.is_floating_point() else torch.float32
     with evaluating(model), torch.random.fork_rng(devices=()):
-        logits = model(torch.zeros(1, *shape, dtype=dtype, device=device_of(model)))
+        images = torch.zeros(1, *shape, dtype=dtype, device=device_of(model))
+        logits = model(images)
     if not isinstance(logits, Tensor) or logits.dim() != dimensions or len(logits) != 1:
         expected = "(1, classes)" if dimensions == 2 else "(1, classes, height, width)"
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"{name_of(model)} gives {got} for one image, expected logits {expected}")
+    if not logits.is_floating_point() or logits.device != images.device:
+        got = f"{logits.dtype} on {logits.device}"
+        raise InputError(f"{name_of(model)} gives {got}, expected floats where its weights are, on {images.device}")
     return logits.shape[1]
 
 

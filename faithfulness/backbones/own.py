@@ -40,6 +40,7 @@ def adopt_classifier(model: Any, input_size: Size | None = None, default_size: i
         InputError: not a module, other outputs than logits (B, classes), images that it can't take.
     """
     check_module(model)
+    check_usable(model)
     adopted: Any = copy(model) if hasattr(model, "split") else _wrapped(model, default_size)
     if not isinstance(adopted, TimmBackbone | OwnNetwork):
         _complete(adopted)
@@ -50,8 +51,21 @@ def adopt_classifier(model: Any, input_size: Size | None = None, default_size: i
         adopted.arguments, adopted._has_layout = dict(adopted.arguments), None
     elif not isinstance(adopted, OwnNetwork):
         adopted.input_size = adopted.data_config["input_size"][1:]
-    check_logits(adopted, 2)
+    with _steady(adopted):
+        check_logits(adopted, 2)
     return adopted
+
+
+@contextmanager
+def _steady(model: Any) -> Iterator[None]:
+    """Raise InputError if a network's pass writes into its own weights: no two of its outputs would belong together."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    before = {name: tensor._version for name, tensor in tensors.items()}
+    yield
+    if changed := [name for name, tensor in tensors.items() if tensor._version != before[name]]:
+        raise InputError(
+            f"{model.name} changes its own {changed[0]} as it runs; expected the same network for all images"
+        )
 
 
 def _wrapped(model: nn.Module, default_size: int | None) -> nn.Module:
@@ -82,6 +96,10 @@ def check_usable(model: nn.Module) -> None:
         raise InputError(f"{type(model).__name__} is scripted or traced; give the module that it was made from")
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise InputError(f"{type(model).__name__} was made under torch.inference_mode(), so it has no gradients")
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta or tensor.is_complex():
+            got = "on the meta device, without values" if tensor.is_meta else str(tensor.dtype)
+            raise InputError(f"{type(model).__name__}'s {name} is {got}; expected a network with real weights")
 
 
 @contextmanager

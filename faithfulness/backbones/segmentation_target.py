@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 
 from faithfulness.backbones.backbone import Explainable, as_explainable
 from faithfulness.backbones.split import Split
+from faithfulness.core.checks import kind_of
 from faithfulness.core.errors import InputError
 
 
@@ -117,7 +118,7 @@ class SegmentationTarget(Explainable):
 
 def check_pairs(regions: Tensor, classes: Tensor) -> None:
     """Regions must be bool (P, H, W) and classes int64 (P,)."""
-    if regions.dim() != 3 or regions.dtype != torch.bool:
-        raise InputError(f"expected bool regions (P, H, W), got {regions.dtype} {tuple(regions.shape)}")
-    if classes.shape != regions.shape[:1] or classes.dtype != torch.int64:
-        raise InputError(f"expected int64 classes ({len(regions)},), got {classes.dtype} {tuple(classes.shape)}")
+    if not isinstance(regions, Tensor) or regions.dim() != 3 or regions.dtype != torch.bool:
+        raise InputError(f"expected bool regions (P, H, W), got {kind_of(regions)}")
+    if not isinstance(classes, Tensor) or classes.shape != regions.shape[:1] or classes.dtype != torch.int64:
+        raise InputError(f"expected int64 classes ({len(regions)},), got {kind_of(classes)}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from faithfulness.core.errors import InputError
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -72,6 +75,10 @@ class Split:
 
 def cut(model: Any, layer: str, *, probabilities: bool = False, **settings: Any) -> Split:
     """`model.split(layer, **settings)`, of the logits or their probabilities, in a form that follows copies of it."""
+    if "cell" in settings and "cell" not in inspect.signature(model.split).parameters:
+        raise InputError(
+            f"expected a setting with cells (DiFull, GridPG, DiPart) for cell={settings['cell']!r}, got a plain network"
+        )
     split = model.split(layer, **settings)
     split = split.of_probabilities() if probabilities else split
     return replace(split, origin=(model, layer, probabilities, settings))

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from faithfulness.backbones.backbone import Explainable, count_logits, device_of, evaluating, refuses_size, told_config
 from faithfulness.backbones.split import Layout, Step, flatten_steps
+from faithfulness.backbones.timm_refusals import OF_ARGUMENTS, check_arguments, check_model_name, no_weights, not_built
 from faithfulness.backbones.vit_grid import vit_on_grid
-from faithfulness.core.errors import InputError, unknown_name
+from faithfulness.core.errors import InputError, machine_failure
 from faithfulness.core.registry import import_submodules
 
 LAYOUTS: dict[type[nn.Module], Callable[[Any], Layout]] = {}
@@ -262,12 +263,6 @@ def _pair(side: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def check_model_name(name: str) -> None:
-    """Raise InputError, with near matches, unless timm knows the model."""
-    if not timm.is_model(name.split(".")[0]):
-        raise unknown_name("timm model", name, timm.list_models())
-
-
 def create_backbone(
     name: str,
     num_classes: int | None = None,
@@ -297,6 +292,7 @@ def create_backbone(
     >>> backbone.layers[:4]
     ['input', 'middle', 'final', 'conv1.0']
     """
+    check_arguments(name, num_classes, input_size, timm_arguments.get("in_chans"))
     source = name.partition(":")[0] if ":" in name else ""
     if not source:
         check_model_name(name)
@@ -310,14 +306,13 @@ def create_backbone(
     try:
         model = timm.create_model(name, pretrained=pretrained or bool(source), **classes, **timm_arguments)
     except (TypeError, ValueError, AssertionError) as error:
-        raise InputError(f"timm could not build {name} with {classes | timm_arguments}: {error}") from error
+        raise not_built(name, classes | timm_arguments, error) from error
     except Exception as error:
-        if not pretrained and not source:
+        if pretrained or source:
+            raise no_weights(name, source, error) from error
+        if machine_failure(error) or not isinstance(error, OF_ARGUMENTS):
             raise
-        raise InputError(
-            f"no pretrained weights for {name} ({type(error).__name__}); is there a network? "
-            f"A downloaded file can be given as --model FILE --arch {name}"
-        ) from error
+        raise not_built(name, classes | timm_arguments, error) from error
     return TimmBackbone(model, input_size, timm_arguments, None if source else name.split(".")[0])
 
 

@@ -20,13 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, get_loader
+from jsonargparse import ArgumentParser, Namespace
 
-from faithfulness.core.errors import InputError, near_matches, unknown_name
+from faithfulness.core.errors import InputError, machine_failure, near_matches, shown
 from faithfulness.core.flags import Flag, flags_of
 from faithfulness.core.help import help_text
+from faithfulness.core.plugin_files import own_failure
+from faithfulness.core.settings_files import read_settings
+from faithfulness.core.stopping import STOPS, is_first, say_last, stoppable
 
 _EVERYWHERE = ("config", "print-config", "help")
+_WHOLE = re.compile("[+-]?[0-9]{1,30}")
 _called_as: ContextVar[str | None] = ContextVar("called_as", default=None)
 
 
@@ -46,27 +50,58 @@ def run_command(
         arguments: of the command line; those of this process by default.
         prog: how the command is called, for `--help`; as this process was by default.
     """
+    with stoppable():
+        try:
+            return _told(options, command, arguments, prog)
+        except STOPS as stop:
+            if is_first():
+                notes = dict.fromkeys(getattr(stop, "__notes__", ()))
+                print("; ".join([str(stop) or "interrupted", *notes]), file=sys.stderr)
+            return getattr(stop, "status", 130)
+
+
+def _told(
+    options: Callable[..., Any],
+    command: Callable[[Any], Any] | None,
+    arguments: Sequence[str] | None,
+    prog: str | None,
+) -> int:
+    """`_run`, with a line for what the user or the machine did wrong."""
     try:
-        flags = flags_of(options)
-        words = read_words(flags, sys.argv[1:] if arguments is None else arguments)
-        if words.help:
-            print(help_text(options, prog or program()), end="")
-            return 0
-        values = read_values(flags, words)
-        if words.print_config:
-            print(settings_text(options, values), end="")
-            return 0
-        made = options(**values)
-        status = made if command is None else command(made)
+        return _run(options, command, arguments, prog)
     except InputError as error:
-        print(f"error: {last_line(error)}", file=sys.stderr)
+        say_last(shown(f"error: {last_line(error)}"))
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # whoever read the output has gone, `head` for one
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (Exception, SystemExit) as error:
+        if reason := machine_failure(error):
+            say_last(shown("; ".join([f"error: {reason}", *dict.fromkeys(getattr(error, "__notes__", ()))])))
+            return 1
+        if reason := own_failure(error):
+            say_last(shown(f"error: {reason}"))
+            return 2
+        raise
+
+
+def _run(
+    options: Callable[..., Any],
+    command: Callable[[Any], Any] | None,
+    arguments: Sequence[str] | None,
+    prog: str | None,
+) -> int:
+    flags = flags_of(options)
+    words = read_words(flags, sys.argv[1:] if arguments is None else arguments)
+    if words.help:
+        print(help_text(options, prog or program()), end="")
+        return 0
+    values = read_values(flags, words)
+    if words.print_config:
+        print(settings_text(options, values), end="")
+        return 0
+    made = options(**values)
+    status = made if command is None else command(made)
     return status if isinstance(status, int) else 0
 
 
@@ -106,7 +141,10 @@ class Words:
 
 
 def read_words(flags: Mapping[str, Flag], arguments: Sequence[str]) -> Words:
-    """The flags of a command line, from the forms that people type; InputError for what isn't one."""
+    """The flags of a command line, from the forms that people type; InputError for what isn't one.
+
+    Of a flag that is given twice the last counts, so that a script's flags can be overruled behind them.
+    """
     words, position = Words(), 0
     while position < len(arguments):
         word = arguments[position]
@@ -120,13 +158,15 @@ def read_words(flags: Mapping[str, Flag], arguments: Sequence[str]) -> Words:
             position += 1
         name, dot, key = typed.lstrip("-").partition(".")
         name = name.replace("-", "_")
+        if name in ("h", "help", "print_config") and given:
+            raise InputError(f"{typed} takes no value, got {' '.join(given)}")
         if name in ("h", "help"):
             words.help = True
         elif name == "print_config":
             words.print_config = True
         elif name == "config":
             words.configs.append(_single("--config", given))
-        elif name in flags:
+        elif name in flags and (not dot or (key and dict in flags[name].kinds)):
             words.typed[name + dot + key] = " ".join(given)
             words.values[name + dot + key] = _text(flags[name], given, dot + key)
         else:
@@ -139,7 +179,7 @@ def read_values(flags: Mapping[str, Flag], words: Words) -> dict[str, Any]:
     parser = _make_parser(flags)
     values: Namespace | None = None
     for file in words.configs:
-        settings = read_config(flags, file)
+        settings = read_settings(flags, file)
         with _explained(flags, settings, f" (in {file})"):
             values = parser.parse_object(settings, values)
     with _explained(flags, words.typed):
@@ -149,24 +189,6 @@ def read_values(flags: Mapping[str, Flag], words: Words) -> dict[str, Any]:
         if flag.required and made[name] is None:
             raise InputError(f"{flag.spelling} is needed: {flag.help or flag.expected}")
     return made
-
-
-def read_config(flags: Mapping[str, Flag], file: str) -> dict[str, Any]:
-    """The settings in a YAML file, by their names in Python; dashes are as good as underscores."""
-    try:
-        settings = get_loader("yaml")(Path(file).read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise InputError(f"--config {file}: {(error.strerror or str(error)).lower()}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--config {file} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"--config {file}: expected lines `setting: value`, got {settings!r:.60}")
-    settings = {str(name).replace("-", "_"): value for name, value in settings.items()}
-    for name in settings:
-        if name not in flags:
-            error = unknown_name("setting", name, flags)
-            raise InputError(f"--config {file}: {error}")
-    return settings
 
 
 def settings_text(options: Any, values: dict[str, Any]) -> str:
@@ -217,7 +239,7 @@ def _explained(flags: Mapping[str, Flag], given: Mapping[str, Any], where: str =
         flag = flags.get(key[1].partition(".")[0]) if key else None
         if key is None or flag is None:
             raise InputError(" ".join(str(error).split()) + where) from error
-        value = given.get(key[1], given.get(flag.name, given))
+        value = given.get(key[1], given.get(flag.name, error))
         raise InputError(f"{flag.spelling}: expected {flag.expected}, got {value}{where}") from error
 
 
@@ -241,7 +263,7 @@ def _single(spelling: str, given: list[str]) -> str:
 
 
 def _scalar(word: str) -> Any:
-    return int(word) if word.lstrip("-").isdigit() else word
+    return int(word) if _WHOLE.fullmatch(word) else word
 
 
 def _unknown_flag(typed: str, flags: Mapping[str, Flag]) -> InputError:

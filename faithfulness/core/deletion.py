@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from faithfulness.core.checks import kind_of
 from faithfulness.core.errors import InputError
 from faithfulness.core.grid import PatchGrid
 from faithfulness.core.keyed import content_keys, keyed_integers, keyed_uniform, make_keys
@@ -25,6 +27,7 @@ Fill = Callable[[Tensor, Tensor, Tensor], Tensor]
 FILLS: Registry[Fill] = Registry("fill")
 """fill(images (B, C, H, W), mask (B, 1, H, W), keys (B,)) -> replacement, broadcastable to images."""
 
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 LEAKING_FILLS = frozenset({"blur", "blur-published"})
 """Fills whose replacement is computed from the deleted pixels."""
 
@@ -104,10 +107,15 @@ def delete_cells(
             [[[1., 1., 1., 1.],
               [1., 1., 1., 1.]]]])
     """
-    if images.dim() != 4 or cells.shape != images.shape[:1]:
+    fits = isinstance(images, Tensor) and isinstance(cells, Tensor) and cells.shape == images.shape[:1]
+    if not fits or images.dim() != 4 or cells.dtype not in _WHOLE:
         raise InputError(
-            f"expected images (B, C, H, W) and cells (B,), got {tuple(images.shape)} and {tuple(cells.shape)}"
+            f"expected images (B, C, H, W) and whole numbers (B,) as cells, got {kind_of(images)} and {kind_of(cells)}"
         )
+    if not isinstance(grid, PatchGrid):
+        raise InputError(f"expected a PatchGrid, got {grid!r}")
+    if keys is not None and (not isinstance(keys, Tensor) or keys.shape != cells.shape):
+        raise InputError(f"expected keys ({len(cells)},), got {kind_of(keys)}")
     if cells.numel() and not (int(cells.min()) >= WHOLE and int(cells.max()) < grid.cells):
         raise InputError(f"cells must lie in -1 … {grid.cells - 1}, got {int(cells.min())} … {int(cells.max())}")
     mask = grid.mask(cells, *images.shape[-2:])
@@ -134,9 +142,11 @@ class DeletionSpec:
     probability: float = 0.5
 
     def __post_init__(self) -> None:
+        if not isinstance(self.grid, PatchGrid):
+            raise InputError(f"expected a PatchGrid, got {self.grid!r}")
         object.__setattr__(self, "fill", FILLS.resolve(self.fill))
-        if not 0 <= self.probability <= 1:
-            raise InputError(f"the deletion probability must lie in [0, 1], got {self.probability}")
+        if not isinstance(self.probability, Real) or not 0 <= self.probability <= 1:
+            raise InputError(f"the deletion probability must lie in [0, 1], got {self.probability!r}")
 
     def sample_cells(self, seed: int, epoch: int | Int[Tensor, " b"], indices: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """The cell deleted from each sample of an epoch: (B,) in -1 … cells - 1, -1 = whole.

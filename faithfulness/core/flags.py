@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import types
 from collections.abc import Callable
@@ -69,6 +70,10 @@ class Flag:
         """What it takes, in words."""
         return " or ".join(_words(member) for member in _members(self.hint) if member is not type(None))
 
+    def takes_value(self, value: Any) -> bool:
+        """Whether a value is of a type that it takes, a choice that there is, a number that is finite."""
+        return any(_fits(member, value) for member in _members(self.hint))
+
     @property
     def takes(self) -> str:
         """What help puts after the flag: nothing for a switch, N for a number, the choices where there are some."""
@@ -129,7 +134,7 @@ def check_values(options: Any) -> None:
     """
     for flag in flags_of(type(options)).values():
         value = getattr(options, flag.name)
-        if Any not in get_args(flag.hint) and not any(_fits(member, value) for member in _members(flag.hint)):
+        if Any not in get_args(flag.hint) and not flag.takes_value(value):
             raise InputError(f"{flag.spelling}: expected {flag.expected}, got {value!r}")
 
 
@@ -140,6 +145,8 @@ def _fits(member: Any, value: Any) -> bool:
         return member in (type(value), None)
     allowed = {int: Integral, float: Real, Path: str | Path, list: list | tuple}
     kind = get_origin(member) or member
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        return False
     return isinstance(value, allowed.get(kind, kind))
 
 

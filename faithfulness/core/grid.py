@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from faithfulness.core.checks import check_tensor
 from faithfulness.core.errors import InputError
 from faithfulness.core.resize import sum_cells
+
+LARGEST = 2**31
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,19 @@ class PatchGrid:
     cols: int = 4
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or self.cols < 1:
-            raise InputError(f"a grid needs at least one row and one column, got {self.rows}×{self.cols}")
+        if any(isinstance(side, bool) or not isinstance(side, Integral) for side in (self.rows, self.cols)):
+            raise InputError(f"a grid needs whole numbers of rows and columns, got {self.rows!r} and {self.cols!r}")
+        if not (1 <= self.rows < LARGEST and 1 <= self.cols < LARGEST):
+            raise InputError(
+                f"a grid needs at least one row and one column, and fewer than {LARGEST}, got {self.rows}×{self.cols}"
+            )
 
     @classmethod
     def of(cls, sides: int | Sequence[int]) -> PatchGrid:
         """A grid from rows and columns, or from one number for both, as flags have it."""
         sides = [sides] if isinstance(sides, int) else sides
+        if isinstance(sides, str) or not isinstance(sides, Sequence):
+            raise InputError(f"a grid is rows and columns, or one number for both, got {sides!r}")
         if len(sides) not in (1, 2):
             raise InputError(f"--grid takes rows and columns, got {list(sides)}")
         return cls(sides[0], sides[-1])
@@ -72,8 +82,9 @@ class PatchGrid:
         >>> PatchGrid(2, 2).sum(maps)
         tensor([[10., 18., 42., 50.]], dtype=torch.float64)
         """
-        if maps.dim() != 4:
-            raise InputError(f"maps must be (B, C, H, W), got shape {tuple(maps.shape)}")
+        check_tensor("maps", maps, "(B, C, H, W)", 4)
+        if size is not None and (not isinstance(size, Sequence) or len(size) != 2):
+            raise InputError(f"size is height and width, got {size!r}")
         self.check(*(size or maps.shape[-2:]))
         return sum_cells(maps, self.rows, self.cols, size, upsample)
 

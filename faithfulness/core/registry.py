@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-from faithfulness.core.errors import unknown_name
+from faithfulness.core.errors import InputError, unknown_name
 
 T = TypeVar("T")
 
@@ -56,6 +56,8 @@ class Registry(Generic[T]):
     def resolve(self, name: str) -> str:
         """The canonical name of any accepted spelling."""
         self._load()
+        if not isinstance(name, str):
+            raise InputError(f"expected the name of a {self.kind}, got {name!r}")
         if normalize(name) not in self._spellings:
             raise unknown_name(self.kind, name, self._entries)
         return self._spellings[normalize(name)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image
@@ -66,10 +68,28 @@ class IndexedData(ABC):
 
     def fingerprint(self) -> str:
         """A short digest of `identity`: equal data, equal fingerprint."""
-        digest = hashlib.sha256()
-        for line in self.identity():
-            digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
-        return digest.hexdigest()[:16]
+        return short_digest(self.identity())
+
+    def state(self, count: int) -> str:
+        """What tells on this machine whether the first `count` samples are as they were; `fingerprint` may see less."""
+        return self.fingerprint()
+
+
+def short_digest(lines: Iterable[str]) -> str:
+    """Of lines of text."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def written(path: Path | str) -> str:
+    """When a file was last written, and its size; of a link that leads nowhere, that."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return "missing"
+    return f"{found.st_mtime_ns}/{found.st_size}"
 
 
 class ImageData(IndexedData):

@@ -23,7 +23,8 @@ def class_files(root: Path) -> tuple[list[str], list[tuple[bytes, int]]]:
     system has them, whatever their encoding. Hard links are files of their own.
 
     Raises:
-        InputError: no images, an empty class, a folder that can't be read, one file under two classes.
+        InputError: no images, an empty class, a class whose name isn't UTF-8,
+            a folder that can't be read, one file under two classes.
     """
     search = _Search(root)
     empty = set(range(len(search.classes))) - {label for _, label in search.files}
@@ -63,7 +64,7 @@ class _Search:
         self._folder_links: list[_Link] = []
         self._file_links: list[_Link] = []
         entries = [entry for entry in self._scan(b"") if os.path.isdir(entry.path) and not entry.name.startswith(b".")]
-        names = {os.fsdecode(entry.name): entry for entry in entries}
+        names = {self._class_name(entry.name): entry for entry in entries}
         self.classes = sorted(names)
         real_root = os.path.realpath(self.root)
         for label, name in enumerate(self.classes):
@@ -74,6 +75,14 @@ class _Search:
                 self._walk(entry.name, os.path.join(real_root, entry.name), label, ())
         self._follow_folder_links()
         self._follow_file_links()
+
+    def _class_name(self, name: bytes) -> str:
+        try:
+            return name.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"the name of the class folder {name!r} in {os.fsdecode(self.root)} isn't UTF-8"
+            ) from error
 
     def _scan(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
         folder = os.path.join(self.root, path)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from faithfulness.core.errors import InputError
-from faithfulness.data.base import DATA, ImageData
+from faithfulness.data.base import DATA, ImageData, short_digest, written
 from faithfulness.data.class_folders import class_files
 from faithfulness.data.pictures import read_image
 
@@ -81,6 +81,10 @@ class FolderData(ImageData):
     def fingerprint(self) -> str:
         """Asks for the size of every file, once."""
         return self._fingerprint
+
+    def state(self, count: int) -> str:
+        """By when files were written."""
+        return short_digest(written(self.path(index)) for index in range(count))
 
 
 def _as_tensor(buffer: bytearray | array[int], dtype: torch.dtype) -> Tensor:

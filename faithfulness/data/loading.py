@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch
@@ -183,14 +187,32 @@ class KeyedBatches(Sampler[list[tuple[int, int]]]):
                 yield [(self.epoch, int(index)) for index in batch]
 
 
-def make_loader(samples: Dataset[Any], batches: KeyedBatches, workers: int = 0) -> DataLoader[Batch]:
+def make_loader(samples: Dataset[Any], batches: Iterable[list[tuple[int, int]]], workers: int = 0) -> DataLoader[Batch]:
     """A loader of collated batches; workers stay alive between epochs."""
     return DataLoader(
         samples,
-        batch_sampler=batches,
+        batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="spawn" if workers else None,
+        worker_init_fn=_end_with_parent,
     )
+
+
+def _end_with_parent(worker: int) -> None:
+    """In a worker: end once the process that asked for it has gone.
+
+    torch's own watch takes whoever is the parent by the time a worker has imported everything, which is another
+    process where the true one was killed until then; the worker would wait for ever.
+    """
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()

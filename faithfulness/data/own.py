@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from operator import index as as_integer
 from typing import Any, TypeVar
@@ -15,16 +15,22 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
+from faithfulness.core.checks import kind_of
 from faithfulness.core.errors import InputError, unknown_name
-from faithfulness.core.plugin_files import call_function, is_in_file, load_function
-from faithfulness.data.base import CorruptImage, ImageData, IndexedData
+from faithfulness.core.plugin_files import call_function, is_in_file, load_function, own_code, own_failure
+from faithfulness.data.base import CorruptImage, ImageData, IndexedData, short_digest
 from faithfulness.data.pictures import to_rgb
 from faithfulness.data.segmentation import VOID, SegmentationData
 
 Data = TypeVar("Data", bound=IndexedData)
+MOST_CLASSES = 1_000_000
+"""Of data that names none; each gets a name."""
 LOOKS = 64
 """How many samples, evenly spread, the fingerprint is made of."""
+CLOSE_LOOKS = 1024
+"""How many are looked at before what is known of them is used again."""
 
 
 def open_own(data: Any, split: str, size: int | None, kind: type[Data], wrap: Callable[..., Data]) -> Data:
@@ -60,6 +66,20 @@ def _class_name(data: Any) -> str:
     return getattr(data, "__name__", type(data).__name__)
 
 
+def _is_picture(image: Any) -> bool:
+    """Whether it is a tensor (3, H, W) with values, of any type."""
+    shaped = isinstance(image, Tensor) and image.dim() == 3 and len(image) == 3 and image.numel() > 0
+    return shaped and image.layout is torch.strided and not image.is_meta
+
+
+def _class_names(source: Any, name: str) -> list[str] | None:
+    """The names of the classes, where the source has them."""
+    named = getattr(source, "classes", None)
+    if named is not None and (isinstance(named, str) or not isinstance(named, Iterable)):
+        raise InputError(f"{name}.classes is {type(named).__name__}, expected a list of names")
+    return None if named is None else [str(each) for each in named]
+
+
 class _Own:
     """What images with labels and images with masks share: reading the source, and checking what it gives."""
 
@@ -74,7 +94,9 @@ class _Own:
     def __init__(self, source: Any, split: str, text: str | None, reopen: Callable[[], Any] | None):
         self.source, self.split, self.reopen = source, split, reopen
         self.name = str(getattr(source, "name", None) or text or type(source).__name__)
-        if not len(self):
+        with own_code(self.name):
+            count = len(self)
+        if not count:
             raise InputError(f"{self.name} ({split}) is empty")
 
     def __len__(self) -> int:
@@ -98,9 +120,14 @@ class _Own:
     def read(self, index: int) -> tuple[Image.Image | Tensor, Any]:
         """Image and label (or mask) as the source has them; the image checked."""
         try:
-            sample = self.source[index]
+            with own_code(f"{self.name}[{index}]"):
+                sample = self.source[index]
         except OSError as error:
             raise CorruptImage(f"sample {index} of {self.name} can't be read ({error})") from error
+        except Exception as error:  # which tells no file and line any more once it has left a loader's process
+            if get_worker_info() is None:
+                raise
+            raise InputError(own_failure(error)) from error
         if not isinstance(sample, tuple | list) or len(sample) != 2:
             got = f"{len(sample)} values" if isinstance(sample, tuple | list) else type(sample).__name__
             raise InputError(f"sample {index} of {self.name} is {got}, expected two, an image and its label")
@@ -109,15 +136,14 @@ class _Own:
     def _checked(self, image: Any, index: int) -> Image.Image | Tensor:
         if isinstance(image, Image.Image):
             kind, image = "PIL images", to_rgb(image)
-        elif isinstance(image, Tensor) and image.dim() == 3 and len(image) == 3 and image.dtype == torch.uint8:
+        elif _is_picture(image) and image.dtype == torch.uint8:
             kind = "pixels, uint8"
-        elif isinstance(image, Tensor) and image.dim() == 3 and len(image) == 3 and image.is_floating_point():
+        elif _is_picture(image) and image.is_floating_point():
             kind, image = "normalized images, float", image.float()
         else:
-            got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
             raise InputError(
-                f"sample {index} of {self.name} has {got} as its image, expected a PIL image or a torch tensor, uint8 "
-                "or float (3, H, W)"
+                f"sample {index} of {self.name} has {kind_of(image)} as its image, expected a PIL image or a torch "
+                "tensor, uint8 or float (3, H, W)"
             )
         self.kind = self.kind or kind
         if kind != self.kind:
@@ -127,16 +153,23 @@ class _Own:
     def identity(self) -> Iterable[str]:
         """Class, length, and digests of up to 64 samples, evenly spread."""
         yield f"{type(self.source).__name__}/{len(self)}/{','.join(self.classes)}"
-        for index in _spread(len(self)):
+        yield from self._looks(_spread(len(self)))
+
+    def state(self, count: int) -> str:
+        """By the content of up to 1024 samples, evenly spread."""
+        return short_digest(self._looks(_spread(count, CLOSE_LOOKS)))
+
+    def _looks(self, indices: Iterable[int]) -> Iterator[str]:
+        for index in indices:
             try:
                 yield from map(_digest, self.read(index))
             except CorruptImage:
                 yield "can't be read"
 
 
-def _spread(count: int) -> list[int]:
-    """Up to 64 indices from the first to the last."""
-    looks = min(count, LOOKS)
+def _spread(count: int, most: int = LOOKS) -> list[int]:
+    """Up to `most` indices from the first to the last."""
+    looks = min(count, most)
     return [place * (count - 1) // max(looks - 1, 1) for place in range(looks)]
 
 
@@ -161,9 +194,13 @@ class OwnImages(_Own, ImageData):
     ):
         super().__init__(source, split, text, reopen)
         targets = None if getattr(source, "target_transform", None) else getattr(source, "targets", None)
-        self._labels = [int(label) for label in targets] if targets is not None and len(targets) == len(self) else None
-        named = getattr(source, "classes", None)
-        self._classes = None if named is None else [str(name) for name in named]
+        self._classes: list[str] | None = None
+        self._labels = (
+            [self._label(label, index) for index, label in enumerate(targets)]
+            if targets is not None and len(targets) == len(self)
+            else None
+        )
+        self._classes = _class_names(source, self.name)
 
     @property
     def classes(self) -> list[str]:  # type: ignore[override]
@@ -195,8 +232,9 @@ class OwnImages(_Own, ImageData):
         except (TypeError, ValueError, RuntimeError):
             got = f"{type(value).__name__} {value!r}"[:60]
             raise InputError(f"sample {index} of {self.name} has {got} as its label, expected an integer") from None
-        if label < 0 or (self._classes is not None and label >= len(self._classes)):
-            known = f"0 … {len(self._classes) - 1}" if self._classes is not None else "0 or more"
+        most = MOST_CLASSES if self._classes is None else len(self._classes)
+        if not 0 <= label < most:
+            known = f"0 … {most - 1}"
             raise InputError(f"sample {index} of {self.name} has label {label}, expected {known}")
         return label
 
@@ -221,7 +259,7 @@ class OwnMasks(_Own, SegmentationData):
         self, source: Any, split: str = "val", text: str | None = None, reopen: Callable[[], Any] | None = None
     ):
         super().__init__(source, split, text, reopen)
-        named = getattr(source, "classes", None)
+        named = _class_names(source, self.name)
         if named is None:
             named = range(max(self._highest_label(index) for index in range(len(self))) + 1)
         self.classes = [str(name) for name in named]

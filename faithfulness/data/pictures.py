@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from faithfulness.data.base import CorruptImage
 
 _PHOTOMETRIC, _PLANAR, _BITS = 262, 284, 258
 """Tags of TIFF (version 6.0): whether 0 is white, whether channels lie apart, bits per channel."""
+_OF_FILES = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What Pillow's decoders raise where a file isn't what it says."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture file while it is decoded, without Pillow's warnings: it is read, or corrupt.
+
+    Raises ValueError for what isn't a regular file: a pipe would be waited for, a device has no end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("not a regular file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as picture:
+            yield picture
 
 
 def read_image(path: Path) -> Image.Image:
@@ -27,9 +52,9 @@ def read_image(path: Path) -> Image.Image:
             bits, whose white no format tells.
     """
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             return to_rgb(picture)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _OF_FILES as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CorruptImage(f"corrupt image {path} ({reason}); --skip-corrupt counts such files and goes on") from error
 

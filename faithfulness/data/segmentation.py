@@ -20,10 +20,10 @@ from torchvision.transforms import v2
 
 from faithfulness.core.errors import InputError
 from faithfulness.core.registry import Registry
-from faithfulness.data.base import CorruptImage, IndexedData, renders
+from faithfulness.data.base import CorruptImage, IndexedData, renders, short_digest, written
 from faithfulness.data.digits import DigitScenes
 from faithfulness.data.loading import KeyedSamples, check_normalized
-from faithfulness.data.pictures import read_image
+from faithfulness.data.pictures import opened, read_image
 
 VOID = 255
 """The label of pixels that count for nothing."""
@@ -147,13 +147,17 @@ class TorchvisionMasks(SegmentationData):
         for pair in self.files:
             yield "/".join(f"{path.name}/{path.stat().st_size}" for path in pair)
 
+    def state(self, count: int) -> str:
+        """By when files were written."""
+        return short_digest(written(path) for pair in self.files[:count] for path in pair)
+
 
 def _read_mask(path: Path) -> tuple[np.ndarray, str]:
     """The numbers in a picture, or in a file of the SBD benchmark, and what kind they are of."""
     if path.suffix == ".mat":
         values = loadmat(path)["GTcls"][0]["Segmentation"][0]
         return values, str(values.dtype)
-    with Image.open(path) as picture:
+    with opened(path) as picture:
         return np.asarray(picture), picture.mode
 
 
@@ -175,6 +179,25 @@ def _check_split(kind: str, split: str) -> None:
         raise InputError(f"unknown split {split!r} of {kind}; known: train, val")
 
 
+def _check_list(path: Path) -> None:
+    """Raise InputError for a list that is no text, or names a file twice, or one outside the data's folders."""
+    if not path.exists():
+        return  # torchvision says so
+    try:
+        if not path.is_file():
+            raise ValueError("not a regular file")
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no list of names: {error}") from error
+    found: set[str] = set()
+    for name in names:
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise InputError(f"{path} names {name!r}, which lies outside the folders of images and masks")
+        if "\0" in name or name in found:
+            raise InputError(f"{path} names {name!r}" + (" twice" if name in found else ", which is no name of a file"))
+        found.add(name)
+
+
 @SEGMENTATION_DATA.decorator("voc")
 def open_voc(path: str | None, *, split: str, **unused: object) -> TorchvisionMasks:
     """Pascal VOC 2012: PATH holds VOCdevkit/VOC2012, or is one of these two folders."""
@@ -184,6 +207,7 @@ def open_voc(path: str | None, *, split: str, **unused: object) -> TorchvisionMa
     holders = [folder for folder in (root, *root.resolve().parents[:2]) if (folder / "VOCdevkit/VOC2012").is_dir()]
     if not holders:
         raise InputError(f"{root} is no Pascal VOC 2012; expected {expected} in it")
+    _check_list(holders[0] / f"VOCdevkit/VOC2012/ImageSets/Segmentation/{split}.txt")
     try:
         source = VOCSegmentation(holders[0], year="2012", image_set=split, download=False)
     except (RuntimeError, OSError) as error:
@@ -198,6 +222,7 @@ def open_sbd(path: str | None, *, split: str, **unused: object) -> TorchvisionMa
     expected = f"img/*.jpg, cls/*.mat and {image_set}.txt"
     root = _root("sbd", path, expected)
     _check_split("sbd", split)
+    _check_list(root / f"{image_set}.txt")
     try:
         source = SBDataset(str(root), image_set=image_set, mode="segmentation", download=False)
     except (RuntimeError, OSError) as error:

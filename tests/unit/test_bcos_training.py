@@ -52,6 +52,7 @@ def test_the_backbone_chooses_the_loss_unless_it_is_given(tmp_path, monkeypatch,
     assert main(arguments) == 0
     settings = json.loads((out / "settings.json").read_text())
     assert settings["loss"] == expected
+    assert settings.pop("began")["data"]["train"]
     assert json.loads((out / "training.json").read_text())["settings"] == settings
     assert set(used) == {nn.CrossEntropyLoss if expected == "cross_entropy" else nn.BCEWithLogitsLoss}
     assert main([*arguments, "--resume"]) == 0

@@ -162,7 +162,7 @@ PIXELS = torch.zeros(3, 4, 4, dtype=torch.uint8)
         (Odd((PIXELS, 0, 1)), "is 3 values, expected two"),
         (Odd(PIXELS), "is Tensor, expected two"),
         (Odd((PIXELS[:1], 0)), r"has torch.uint8 \(1, 4, 4\) as its image"),
-        (Odd((np.zeros((4, 4, 3)), 0)), "has ndarray as its image"),
+        (Odd((np.zeros((4, 4, 3)), 0)), "has ndarray"),
         (Odd((PIXELS, 0.5)), "has float 0.5 as its label, expected an integer"),
         (Odd((PIXELS, 2)), "has label 2, expected 0 … 1"),
         (Odd((PIXELS, 0), (PIXELS.float(), 0)), "mixes pixels, uint8, and normalized images, float"),
