@@ -1,4 +1,4 @@
-"""The Lightning modules and data module of deletion fine-tuning."""
+"""The Lightning modules of deletion fine-tuning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import CrossEntropyLoss, Module, ModuleDict
-from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassJaccardIndex
 
@@ -20,18 +19,17 @@ from faithfulness.core.deletion import DeletionSpec
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import atomic_file
 from faithfulness.core.keyed import make_keys
+from faithfulness.core.stopping import Stopped
 from faithfulness.data import (
     Batch,
     IndexedData,
-    KeyedBatches,
-    KeyedSamples,
     augment_batch,
     digest_pixels,
-    make_loader,
     normalize,
 )
 from faithfulness.data.segmentation import VOID
 from training.composite import Composite, CompositeSpec
+from training.keeping import RUN
 from training.optimization import loss_function, make_optimizer
 from training.recipe import Recipe
 
@@ -50,6 +48,8 @@ class DeletionFineTuner(L.LightningModule):
         deletions: folder for the record of what was trained on, a parquet file per epoch and rank: the samples
             in their order, a digest of their pixels before the deletion, and the deleted cells.
         data: what is trained on; it augments batches where that isn't done as they are read.
+    Attributes:
+        run: digest of the settings, by which a checkpoint is known to be of this run.
     """
 
     measure: str
@@ -73,7 +73,9 @@ class DeletionFineTuner(L.LightningModule):
         self.metrics = ModuleDict({name: make_metric() for name in self.measures})
         self._record: list[dict[str, Tensor]] = []
         self._corrupt: set[int] = set()
+        self._losses: list[tuple[Tensor, int]] = []
         self._validated = 0
+        self.run = ""
 
     def loss_of(self, images: Tensor, labels: Tensor, keys: Tensor) -> Tensor:
         """The training loss of a batch; `keys` (B,) are of (seed, epoch, sample index)."""
@@ -96,6 +98,7 @@ class DeletionFineTuner(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(int(make_keys(self.seed, self.current_epoch, self.global_rank, _GLOBAL)))
         self._record.clear()
+        self._losses.clear()
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         self._corrupt.update(batch["corrupt"].tolist())
@@ -107,7 +110,8 @@ class DeletionFineTuner(L.LightningModule):
         images = self.deletion.delete(normalize(pixels, self.backbone.data_config), cells, make_keys(keys, _FILL))
         loss = self.loss_of(images, batch["label"], keys)
         self._record.append({**self.record(batch), "cell": cells, "pixels": digest_pixels(pixels)})
-        self.log("train/loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(images))
+        self._losses.append((loss.detach(), len(images)))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         return self.shared(loss, len(images))
 
     def _no_loss(self) -> Tensor:
@@ -124,6 +128,18 @@ class DeletionFineTuner(L.LightningModule):
         total = self.trainer.strategy.reduce(torch.tensor(float(images), device=self.device), reduce_op="sum")
         return loss * (images * self.trainer.world_size / total.clamp(min=1))
 
+    def mean_loss(self) -> float:
+        """The epoch's training loss, the mean over the images of all processes; every process has to ask."""
+        images = sum(count for _, count in self._losses)
+        total = sum(float(loss) * count for loss, count in self._losses)
+        totals, counts = zip(*self._from_all((total, images)), strict=True)
+        return sum(totals) / max(sum(counts), 1)
+
+    def measured(self) -> dict[str, float]:
+        """The metrics of the last validation, by name."""
+        found = self.trainer.callback_metrics
+        return {key.removeprefix("val/"): float(value) for key, value in found.items() if key.startswith("val/")}
+
     def on_train_epoch_end(self) -> None:
         """Write what was trained on: the record by which the choice of the deleted cells is audited.
 
@@ -132,12 +148,12 @@ class DeletionFineTuner(L.LightningModule):
         broken = [name for name, tensor in self.backbone.state_dict().items() if not torch.isfinite(tensor).all()]
         named = [name for each in self._from_all(broken) for name in each]
         if named:
-            raise InputError(
+            raise self._refusal(
                 f"training diverged in epoch {self.current_epoch}: {named[0]} has NaN or infinite values; lower --lr"
             )
         self._corrupt.update(index for each in self._from_all(sorted(self._corrupt)) for index in each)
         if not any(self._from_all(len(self._record))):
-            raise InputError(f"no training image could be read ({len(self._corrupt)} corrupt)")
+            raise self._refusal(f"no training image could be read ({len(self._corrupt)} corrupt)")
         if not self._record:
             return
         table = pd.DataFrame(
@@ -147,6 +163,10 @@ class DeletionFineTuner(L.LightningModule):
             raise RuntimeError(f"epoch {self.current_epoch} was fed with samples of {sorted(set(table['epoch']))}")
         with atomic_file(self.deletions / f"epoch{self.current_epoch:03d}-rank{self.global_rank}.parquet") as path:
             table.to_parquet(path)
+
+    def _refusal(self, reason: str) -> BaseException:
+        """What ends all processes, told by the first of them."""
+        return InputError(reason) if self.global_rank == 0 else Stopped(2, reason)
 
     def _from_all(self, content: Any) -> list[Any]:
         """Every process's content."""
@@ -172,7 +192,7 @@ class DeletionFineTuner(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all processes, of those too that had no image to look at."""
         if not any(self._from_all(self._validated)):
-            raise InputError("no validation image could be read")
+            raise self._refusal("no validation image could be read")
         self._validated = 0
         for name, metric in self.metrics.items():
             assert isinstance(metric, Metric)
@@ -181,11 +201,9 @@ class DeletionFineTuner(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the epoch's metrics beside its weights, and which files could not be read so far."""
-        metrics = self.trainer.callback_metrics
-        checkpoint["metrics"] = {
-            key.removeprefix("val/"): float(value) for key, value in metrics.items() if key.startswith("val/")
-        }
+        checkpoint["metrics"] = self.measured()
         checkpoint["corrupt"] = sorted(self._corrupt)
+        checkpoint[RUN] = self.run
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting corrupt files where the run was interrupted."""
@@ -272,39 +290,3 @@ class SegmentationFineTuner(DeletionFineTuner):
 
     def update_metric(self, metric: Any, predictions: Tensor, labels: Tensor) -> None:
         metric.update(predictions, labels)
-
-
-class KeyedData(L.LightningDataModule):
-    """Training and validation batches of two splits; who sees what depends on (seed, epoch) alone."""
-
-    def __init__(self, train: KeyedSamples, val: KeyedSamples, batch_size: int, seed: int, workers: int):
-        super().__init__()
-        self.train, self.val = train, val
-        self.batch_size, self.seed, self.workers = batch_size, seed, workers
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps; an incomplete last batch is left out."""
-        return len(self.train) // self.batch_size
-
-    def _loader(self, samples: KeyedSamples, shuffle: bool) -> DataLoader[Batch]:
-        assert self.trainer is not None
-        batches = KeyedBatches(
-            len(samples),
-            self.batch_size,
-            shuffle=shuffle,
-            seed=self.seed,
-            rank=self.trainer.global_rank,
-            world=self.trainer.world_size,
-            in_step=True,
-        )
-        # Workers fetch their first batches as soon as they are there, before Lightning tells the epoch.
-        progress: Any = self.trainer.fit_loop.epoch_progress.current
-        batches.set_epoch(progress.processed)
-        return make_loader(samples, batches, self.workers)
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.train, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.val, shuffle=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,6 +13,9 @@ from faithfulness import core, data
 from faithfulness.core.flags import check_values
 from faithfulness.core.hardware import check_devices
 from faithfulness.core.plugin_files import file_of, is_in_file
+from faithfulness.core.stopping import is_first
+from training.folder import check_folder
+from training.ranges import check_hardware, check_numbers
 from training.recipe import Recipe, recipe_for
 
 
@@ -45,10 +49,12 @@ class TrainingOptions:
         num_nodes: how many nodes.
         strategy: auto, or ddp for several processes.
         precision: 32-true (IEEE), tf32, bf16-mixed or 16-mixed.
-        workers: loader processes; 8 for files, 0 for digits and for data of one's own.
+        workers: loader processes of each of the two loaders; by default what the processors bear, for files, and none
+            for digits and for data of one's own.
         seed: keys every random choice.
         resume: go on from the last epoch of the run in --out.
         overwrite: replace the run in --out.
+        quiet: say nothing but the result.
         skip_corrupt: count corrupt images (and masks) and go on.
     """
 
@@ -56,7 +62,7 @@ class TrainingOptions:
         "model": ("model", "pretrained", "arch", "model_args", "input_size"),
         "data": ("data", "train_images", "val_images", "skip_corrupt"),
         "deletion": ("grid", "fill", "deletion_probability"),
-        "output": ("out", "resume", "overwrite"),
+        "output": ("out", "resume", "overwrite", "quiet"),
         "hardware": ("accelerator", "devices", "num_nodes", "strategy", "precision", "workers"),
     }
     SEGMENTS: ClassVar[bool] = False
@@ -91,10 +97,13 @@ class TrainingOptions:
     seed: int = 0
     resume: bool = False
     overwrite: bool = False
+    quiet: bool = False
     skip_corrupt: bool = False
 
     def __post_init__(self) -> None:
         self.out = Path(self.out)
+        with suppress(RuntimeError):  # a home that there isn't
+            self.out = self.out.expanduser()
 
     @property
     def task(self) -> checkpoints.Task:
@@ -104,8 +113,18 @@ class TrainingOptions:
     def check(self) -> None:
         """Raise InputError for flags that contradict what they mean; needs no model and no data."""
         check_values(self)
+        check_numbers(self)
         check_devices(self.devices, self.accelerator)
+        check_hardware(self)
         self.deletion()
+
+    def begin(self) -> None:
+        """Refuse bad flags, and a folder that must not be written, before anything slow is loaded."""
+        check_values(self)
+        check_numbers(self)
+        if is_first():
+            check_folder(self.out, self.inputs(), self.resume, self.overwrite)
+        self.check()
 
     def deletion(self) -> core.DeletionSpec:
         """The deletion that the images are trained with; on a 4×4 grid by default."""
@@ -122,7 +141,7 @@ class TrainingOptions:
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         """What a run records of itself: the flags, with what the recipe decided; objects by their names."""
         ours = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        given = {name: value for name, value in ours.items() if name not in ("out", "resume", "overwrite")}
+        given = {name: value for name, value in ours.items() if name not in ("out", "resume", "overwrite", "quiet")}
         grid = self.deletion().grid
         return {**given, "data": named(self.data), "arch": named(self.arch), **asdict(recipe)} | {
             "grid": [grid.rows, grid.cols]

@@ -17,6 +17,7 @@ from faithfulness.core.cli import run_command
 from faithfulness.core.flags import make_options
 from training.options import TrainingOptions
 from training.recipe import Loss, Recipe
+from training.requeue import requeued
 
 
 @dataclass(kw_only=True)
@@ -59,12 +60,13 @@ def finetune(options: PatchOptions | None = None, **flags: Any) -> checkpoints.C
     The model may be any module, the data any torch `Dataset` of (image, label), or a dict with one as "train" and one
     as "val". A module is copied before it is trained.
     """
-    from training.module import PatchFineTuner
-    from training.run import run_training
-
     options = options or make_options(PatchOptions, **flags)
-    options.check()
-    return run_training(options, PatchFineTuner, options.composite())
+    with requeued():
+        options.begin()
+        from training.module import PatchFineTuner
+        from training.run import run_training
+
+        return run_training(options, PatchFineTuner, options.composite())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,13 +16,18 @@ from checkpoints.format import WEIGHTS
 from checkpoints.load import short_name
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import sha256_file
+from faithfulness.core.progress import Progress
+from faithfulness.core.stopping import is_first
 from faithfulness.data import IndexedData, OwnImages, OwnMasks
+from training.batches import KeyedData
 from training.composite import CompositeSpec
-from training.fit import Hardware, fit_and_export
-from training.folder import prepare_out
-from training.module import DeletionFineTuner, KeyedData
+from training.fit import Fit, Hardware, writing
+from training.folder import BEGAN, check_folder, check_same, digest_settings
+from training.module import DeletionFineTuner
 from training.options import TrainingOptions, named
+from training.origin import origin
 from training.recipe import Recipe
+from training.telling import plan, result
 
 
 def run_training(
@@ -37,29 +42,36 @@ def run_training(
         InputError: data, a network or a folder that can't be used; nothing is written then.
     """
     task, deletion = options.task, options.deletion()
-    train, val = _open(task, options)
+    progress = Progress(options.quiet or not is_first())
+    with progress.phase("loading the data"):
+        train, val = _open(task, options)
     recipe = options.recipe(train.rendered)
-    checkpoint = _load(task, options, recipe, train)
+    with progress.phase("loading the network"):
+        checkpoint = _load(task, options, recipe, train)
     network = checkpoint.model
     recipe = recipe.override(loss=getattr(options, "loss", None) or getattr(network, "training_loss", None))
     settings = options.settings(recipe)
-    prepare_out(options.out, settings, options.inputs(), options.resume, options.overwrite)
     deletion.grid.check(*network.input_size)
     train, val = (data.at_size(network.input_size[0]) for data in (train, val))
     _check_data(train, val, recipe)
     network = network.to(memory_format=torch.channels_last)
     about = {} if composite is None else {"composite": composite}
-    module = make_module(network, deletion, recipe, options.seed, options.out / "deletions", train, **about)
+    out = options.out.resolve()
+    module = make_module(network, deletion, recipe, options.seed, out / "deletions", train, **about)
     training, validation = (
         task.samples(data, network.data_config, training=trains, seed=options.seed, skip_corrupt=options.skip_corrupt)
         for data, trains in ((train, True), (val, False))
     )
-    workers = train.workers if options.workers is None else options.workers
-    batches = KeyedData(training, validation, recipe.batch_size, options.seed, workers)
+    batches = KeyedData(training, validation, recipe.batch_size, options.seed, options.workers)
     hardware = Hardware(options.accelerator, options.devices, options.num_nodes, options.strategy, options.precision)
+    fit = Fit.prepare(options.out, module, batches, hardware, progress)
+    if fit.trainer.is_global_zero:  # the others would ask for the size of every file too
+        with progress.phase("reading the data's fingerprint"):
+            settings[BEGAN] = origin(options, checkpoint, (train, val), fit.trainer.strategy.root_device.type)
+        module.run = digest_settings(settings)
     grids = composite.to_dict() if composite else None
     save = partial(task.save_model, composite=grids)
-    record = fit_and_export(options.out, module, batches, hardware, settings, options.resume, checkpoint.sha256, save)
+    record = _write(fit, options, settings, checkpoint, save)
     return replace(
         checkpoint,
         name=short_name(options.out),
@@ -70,6 +82,31 @@ def run_training(
         sha256=None if record is None else sha256_file(options.out / WEIGHTS),
         composite=grids,
     )
+
+
+def _write(
+    fit: Fit,
+    options: TrainingOptions,
+    settings: dict[str, Any],
+    checkpoint: Checkpoint[Any],
+    save: Callable[..., None],
+) -> dict[str, Any] | None:
+    """All of a run that leaves something on disk. Returns what is recorded; None on all processes but the first."""
+    if fit.trainer.is_global_zero:
+        check_folder(options.out, options.inputs(), options.resume, options.overwrite)
+        if options.resume and (caution := check_same(options.out, settings)):
+            fit.progress.say(caution)
+        fit.progress.say(plan(fit, checkpoint.architecture or checkpoint.name, options.precision))
+    with writing(fit, options.resume), fit.ending():
+        if fit.trainer.is_global_zero:  # hours of loading may have passed until the lock was there
+            check_folder(options.out, options.inputs(), options.resume, options.overwrite)
+        fit.run(settings, options.resume)
+        if not fit.trainer.is_global_zero:
+            return None
+        with fit.progress.phase("writing the checkpoints"):
+            record = fit.export(settings, checkpoint.sha256, save)
+        print(result(options.out, fit.module.measure, fit.log.rows, record))
+        return record
 
 
 def _open(task: Task, options: TrainingOptions) -> list[IndexedData]:

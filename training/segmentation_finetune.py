@@ -16,6 +16,7 @@ import checkpoints
 from faithfulness.core.cli import run_command
 from faithfulness.core.flags import make_options
 from training.options import TrainingOptions
+from training.requeue import requeued
 
 
 @dataclass(kw_only=True)
@@ -40,12 +41,13 @@ def finetune(options: SegmentationOptions | None = None, **flags: Any) -> checkp
 
     A module gives logits (B, K, H, W), a data set (image, mask).
     """
-    from training.module import SegmentationFineTuner
-    from training.run import run_training
-
     options = options or make_options(SegmentationOptions, **flags)
-    options.check()
-    return run_training(options, SegmentationFineTuner)
+    with requeued():
+        options.begin()
+        from training.module import SegmentationFineTuner
+        from training.run import run_training
+
+        return run_training(options, SegmentationFineTuner)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

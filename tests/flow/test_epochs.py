@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -80,16 +78,21 @@ def test_the_audit_of_the_record_sees_what_training_saw(whole, folder, tmp_path)
     }
 
 
-def test_killed_and_resumed_with_workers_sees_the_same(whole, folder, tmp_path):
-    out = tmp_path / "killed"
-    command = [*COMMAND, "--out", str(out), *flags(folder, "--workers", 1)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while not (out / "lightning" / "last.ckpt").exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "training ended before it was killed"
-    subprocess.run([*command, "--resume"], check=True, env=ENVIRONMENT, timeout=400, stdout=subprocess.DEVNULL)
+def test_stopped_and_resumed_with_workers_sees_the_same(whole, folder, tmp_path, monkeypatch):
+    from training.module import PatchFineTuner
+
+    begin, out = PatchFineTuner.on_train_epoch_start, tmp_path / "run"
+    command = ["--out", str(out), *flags(folder, "--workers", 1)]
+
+    def stop(self):
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        begin(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PatchFineTuner, "on_train_epoch_start", stop)
+        assert main(command) == 130
+    assert main([*command, "--resume"]) == 0
     for epoch in range(EPOCHS):
         pd.testing.assert_frame_equal(record(out, epoch)[0], record(whole, epoch)[0], check_exact=True)
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
@@ -122,6 +125,10 @@ def test_two_processes_take_a_corrupt_image_and_a_small_validation(tmp_path):
         training = json.loads((run / "training.json").read_text())
         assert training["n_corrupt"] == 1
         assert set(training["metrics"]) == {"accuracy", "accuracy_deleted"}
+    tables = [pd.read_csv(run / "logs" / "epochs.csv") for run in (one, two)]
+    assert [set(table["processes"]) for table in tables] == [{1}, {2}]
+    for name in ("train_loss", "accuracy", "accuracy_deleted"):
+        np.testing.assert_allclose(tables[1][name], tables[0][name], rtol=1e-4)
     alone, together = (load_file(run / "last" / "model.safetensors") for run in (one, two))
     for name, tensor in alone.items():
         torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-5, msg=name)  # order of summation
@@ -129,11 +136,11 @@ def test_two_processes_take_a_corrupt_image_and_a_small_validation(tmp_path):
 
 def test_a_run_that_diverges_exports_nothing(folder, tmp_path, capsys):
     out = tmp_path / "diverged"
-    assert main(["--out", str(out), *flags(folder, "--lr", "1e30")]) == 2
+    assert main(["--out", str(out), *flags(folder, "--lr", "1e30", "--quiet")]) == 2
     error = capsys.readouterr().err
     assert "training diverged in epoch 0" in error
     assert error.count("\n") == 1
-    assert not (out / "model.safetensors").exists()
+    assert not out.exists()
 
 
 def test_without_any_readable_image_nothing_is_trained(tmp_path, capsys):

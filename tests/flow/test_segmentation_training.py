@@ -45,8 +45,7 @@ def test_the_folder_says_all_that_loading_needs(trained):
     card = (trained / "README.md").read_text()
     assert "eval.dea" in card
     assert "timm.create_model" not in card
-    logged = pd.read_csv(trained / "logs" / "version_0" / "metrics.csv")
-    assert logged["val/mean_iou_deleted"].notna().sum() == 2
+    assert pd.read_csv(trained / "logs" / "epochs.csv")["mean_iou_deleted"].notna().sum() == 2
     record = pd.read_parquet(trained / "deletions" / "epoch001-rank0.parquet")
     expected = DeletionSpec().sample_cells(0, 1, torch.tensor(record["index"].to_numpy()))
     assert record["cell"].tolist() == expected.tolist()

@@ -1,12 +1,7 @@
-"""`training.patch_finetune` as a command: what it writes, resuming after a kill, what it refuses."""
+"""`training.patch_finetune` as a command: what it writes, and what it refuses."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -19,7 +14,6 @@ from faithfulness.core import DeletionSpec
 from training.patch_finetune import main
 
 TINY = ["--model", "test_convnext", "--train-images", "96", "--val-images", "40", "--batch-size", "16", "--epochs", "3"]
-COMMAND = [sys.executable, "-m", "training.patch_finetune"]
 
 
 def train(*arguments):
@@ -57,10 +51,11 @@ def test_the_checkpoint_is_complete_and_timm_loads_it(trained):
 
 
 def test_logs_hold_loss_and_both_accuracies(trained):
-    logged = pd.read_csv(trained / "logs" / "version_0" / "metrics.csv")
-    assert {"train/loss_epoch", "val/accuracy", "val/accuracy_deleted"} <= set(logged)
-    assert logged["val/accuracy"].notna().sum() == 3
-    assert list((trained / "logs").rglob("events.out.tfevents*"))
+    logged = pd.read_csv(trained / "logs" / "epochs.csv")
+    assert logged["epoch"].tolist() == [0, 1, 2]
+    assert {"learning_rate", "train_loss", "accuracy", "accuracy_deleted", "images_per_second"} <= set(logged)
+    assert np.isfinite(logged.to_numpy()).all()
+    assert list((trained / "logs").glob("events.out.tfevents*"))
 
 
 def test_the_record_of_deletions_is_what_the_key_says(trained):
@@ -71,22 +66,6 @@ def test_the_record_of_deletions_is_what_the_key_says(trained):
         np.testing.assert_array_equal(table["cell"], expected)
     cells = pd.concat(tables)["cell"]
     assert chisquare([(cells == -1).sum(), (cells >= 0).sum()]).pvalue > 1e-4
-
-
-def test_killed_and_resumed_equals_uninterrupted(trained, tmp_path):
-    out = tmp_path / "killed"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [*COMMAND, "--out", out, *TINY], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 240
-    while not (out / "lightning" / "last.ckpt").exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "training ended before it was killed"
-    assert not (out / "model.safetensors").exists()
-    assert train("--out", out, *TINY, "--resume") == 0
-    assert weights(out) == weights(trained)
 
 
 def test_resuming_a_finished_run_changes_nothing(trained, tmp_path):
