@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
+
 import dea
-from eval.frame import Command, EvaluationOptions, Outcome, Part, Pass
+from eval.frame import Command, EvaluationOptions, Outcome, Part, Pass, Step
 from eval.frame.cautions import caution_count, caution_iou
 from faithfulness import core
 from faithfulness.core.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from eval.frame.batches import ImageBatch
     from eval.frame.methods import Method
-    from eval.frame.run import ImageBatch, Run
+    from eval.frame.run import Run
 
 DEFAULT = ("gpa", "ega", "region", "dea", "ig(steps=20)", "gradcam", "random")
 NOT_ASKED = "class not asked for"
@@ -47,6 +51,7 @@ class DeaOptions(EvaluationOptions):
     """
 
     protocol_name: ClassVar[str] = "dea"
+    most: ClassVar[int] = 64
 
     fractions: list[float] | None = None
     fill: str = "mean"
@@ -58,7 +63,6 @@ class DeaOptions(EvaluationOptions):
     sweep: bool = False
     attributions: list[str] = field(default_factory=lambda: list(DEFAULT))
     batch_size: int = 16
-    chunk: int = 64
 
     def check(self) -> None:
         """Raise InputError for values that this protocol can't use."""
@@ -84,6 +88,23 @@ class PairBatch(NamedTuple):
     iou: Tensor
 
 
+def pack_masks(masks: Tensor) -> NDArray[Any]:
+    """Masks bool (P, H, W) as bits (P, bytes)."""
+    return np.packbits(masks.flatten(1).cpu().numpy(), axis=1)
+
+
+def unpacked(part: Part, batch: ImageBatch) -> PairBatch:
+    """The pairs that were chosen of a batch."""
+    import torch
+
+    device, (height, width) = batch.images.device, batch.images.shape[-2:]
+    pairs = part.table("pairs")
+    bits = np.unpackbits(pairs["region"], axis=1, count=height * width).astype(bool)
+    regions = torch.from_numpy(bits.reshape(len(bits), height, width)).to(device)
+    image, classes, area, iou = (part.tensor("pairs", name, device) for name in ("image", "class", "area", "iou"))
+    return PairBatch(batch.images[image], regions, classes, batch.indices[image], area, iou)
+
+
 class SegmentationEvidence:
     """Pairs are chosen from every batch, and each method explains and is scored on the same ones."""
 
@@ -97,13 +118,13 @@ class SegmentationEvidence:
         self.fractions = tuple(options.fractions or run.data.fractions or dea.FRACTIONS)
         self.wanted = self.classes_asked_for()
         common: dict[str, Any] = {"published": options.published, "arguments": 3}
-        named = (options.attributions, options.layers, self.target, options.chunk, run.callables)
+        named = (options.attributions, options.layers, self.target, run.chunk, run.callables)
         self.shown = make_methods(*named, **common)
         self.methods = list(self.shown)
         if options.sweep:
             known = {method.label for method in self.shown}
             variants = [label for _, _, label in sweep_attributions() if label not in known]
-            self.methods += make_methods(variants, ["input"], self.target, options.chunk, **common)
+            self.methods += make_methods(variants, ["input"], self.target, run.chunk, **common)
 
     def classes_asked_for(self) -> list[int] | None:
         """The classes that are explained; None for all."""
@@ -117,23 +138,22 @@ class SegmentationEvidence:
 
     def passes(self) -> Iterator[Pass]:
         """All images."""
-        yield Pass("images", self.run.batches(), self.score)
+        maps = 1.0 + len(dea.PERTURBATIONS)
+        steps = [method.step(self.score, maps) for method in self.methods]
+        yield Pass("images", self.run.batches(), [Step("pairs", self.choose, cost=1.0), *steps])
 
-    def score(self, batch: ImageBatch) -> Part:
-        """Choose the pairs of a batch, and score every method on them."""
-        part = Part()
-        pairs = self.choose(part, batch)
+    def score(self, method: Method, batch: ImageBatch, done: Mapping[str, Part]) -> Part:
+        """Score a method on the pairs of a batch."""
+        part, pairs = Part(), unpacked(done["pairs"], batch)
         if len(pairs.images):
-            self.keep_examples(part, pairs)
-            for method in self.methods:
-                self.score_method(part, method, pairs)
+            self.score_method(part, method, pairs)
         return part
 
-    def choose(self, part: Part, batch: ImageBatch) -> PairBatch:
+    def choose(self, batch: ImageBatch, done: Mapping[str, Part]) -> Part:
         """The pairs of a batch that pass the filters."""
-        options, name = self.run.options, self.run.checkpoint.name
+        part, options, name = Part(), self.run.options, self.run.checkpoint.name
         with self.run.full_precision():
-            predictions = dea.predicted_classes(self.model, batch.images, chunk=options.chunk, name=name)
+            predictions = dea.predicted_classes(self.model, batch.images, chunk=self.run.chunk, name=name)
         part.add("confusion", matrix=dea.confusion(predictions, batch.labels, self.model.num_classes)[None])
         pairs = dea.select_pairs(
             batch.labels,
@@ -145,15 +165,10 @@ class SegmentationEvidence:
         )
         keep = dea.asked_for(pairs.classes, self.wanted)
         part.counts.update(pairs.counts | {"kept": int(keep.sum()), NOT_ASKED: int((~keep).sum())})
-        image = pairs.image[keep]
-        return PairBatch(
-            batch.images[image],
-            pairs.regions[keep],
-            pairs.classes[keep],
-            batch.indices[image],
-            pairs.area[keep],
-            pairs.iou[keep],
-        )
+        chosen = {"image": pairs.image[keep], "class": pairs.classes[keep], "region": pack_masks(pairs.regions[keep])}
+        part.add("pairs", **chosen, area=pairs.area[keep], iou=pairs.iou[keep])
+        self.keep_examples(part, unpacked(part, batch))
+        return part
 
     def explain(self, part: Part, method: Method, images: Tensor, regions: Tensor, classes: Tensor) -> Tensor:
         """Maps (P, 1, h, w) in the chosen precision; a function of the user's own is given regions and classes."""
@@ -166,7 +181,7 @@ class SegmentationEvidence:
         """All metrics of a method on a batch of pairs; the maps in the chosen precision, the drops in full."""
         options, (images, regions, classes) = self.run.options, pairs[:3]
         maps = self.explain(part, method, images, regions, classes)
-        common = {"upsample": method.upsample, "chunk": options.chunk}
+        common = {"upsample": method.upsample, "chunk": self.run.chunk}
         what = (self.model, images, regions, classes, maps, self.fractions, options.fill)
         with self.run.full_precision():
             deleted = dea.deletion_curves(*what, **common)

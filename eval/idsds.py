@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import idsds
-from eval.frame import Command, EvaluationOptions, Outcome, Part, Pass
+from eval.frame import Command, EvaluationOptions, Outcome, Part, Pass, Step
 from eval.frame.cautions import caution_baseline
 from eval.frame.ranked import METHODS, add_values, ranked_outcome, report_ranking, scored_methods
 from faithfulness import core
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from checkpoints import Checkpoint
+    from eval.frame.batches import ImageBatch
     from eval.frame.methods import Method
-    from eval.frame.run import ImageBatch, Run
+    from eval.frame.run import Run
     from faithfulness.core import DeletionSpec
 
 EXAMPLES = 6
@@ -106,40 +107,48 @@ class SingleDeletion:
 
     def passes(self) -> Iterator[Pass]:
         """All images; then, for the evidence, what the baseline makes of them."""
-        yield Pass("images", self.run.batches(), self.score)
+        passes = 1.0 + self.deletion.grid.cells
+        steps = [method.step(self.score) for method in self.methods]
+        yield Pass("images", self.run.batches(), [Step("deletion", self.delete, cost=passes), *steps])
         if self.baseline:
-            yield Pass("baseline", self.run.batches(checkpoint=self.baseline), self.score_baseline)
+            batches, digest = self.run.batches(checkpoint=self.baseline), self.run.digest_of(self.baseline)
+            yield Pass("baseline", batches, [Step("deletion", self.delete_baseline, cost=passes)], digest)
 
     def logits(self, checkpoint: Checkpoint[Any], images: Tensor) -> tuple[Tensor, Tensor]:
         """Finite logits of whole images (B, classes), and of each without each cell (B, cells, classes)."""
-        return idsds.finite_logits(
-            checkpoint.model, images, self.deletion, chunk=self.run.options.chunk, name=checkpoint.name
-        )
+        return idsds.finite_logits(checkpoint.model, images, self.deletion, chunk=self.run.chunk, name=checkpoint.name)
 
-    def score(self, batch: ImageBatch) -> Part:
-        """Correlate every method's cell sums with the drops of each image, which are taken in full precision."""
+    def delete(self, batch: ImageBatch, done: Mapping[str, Part]) -> Part:
+        """The drops of each image, taken in full precision, and what the model makes of deletion."""
         run, part = self.run, Part()
-        with run.autocast():
-            with run.full_precision():
-                whole, deleted = self.logits(run.checkpoint, batch.images)
-                self.observe(part, "model", run.checkpoint, batch, whole, deleted)
-                outputs = [idsds.outputs_of(logits, run.options.output) for logits in (whole, deleted)]
-                drops, scale = (
-                    measure(outputs[0], outputs[1], batch.labels) for measure in (idsds.drops_of, idsds.drop_scale)
-                )
-            usable = ~core.is_constant(drops, scale)
-            part.counts["constant_drops"] += int((~usable).sum())
-            size = (batch.images.shape[-2], batch.images.shape[-1])
-            self.keep_examples(part, batch, drops)
-            for method in self.methods:
-                maps = run.explain(part, method, batch.images, batch.labels)
-                sums = self.deletion.grid.sum(maps, size, method.upsample)
-                values = idsds.rank_correlation(drops, sums, scale)
-                add_values(part, method, batch, run.options.metric, values, whole.argmax(dim=1), usable)
-                self.keep_maps(part, method, batch, maps, sums)
+        with run.autocast(), run.full_precision():
+            whole, deleted = self.logits(run.checkpoint, batch.images)
+            self.observe(part, "model", run.checkpoint, batch, whole, deleted)
+            outputs = [idsds.outputs_of(logits, run.options.output) for logits in (whole, deleted)]
+            drops, scale = (
+                measure(outputs[0], outputs[1], batch.labels) for measure in (idsds.drops_of, idsds.drop_scale)
+            )
+        usable = ~core.is_constant(drops, scale)
+        part.counts["constant_drops"] += int((~usable).sum())
+        part.add("drops", drops=drops, scale=scale, predicted=whole.argmax(dim=1), usable=usable)
+        self.keep_examples(part, batch, drops)
         return part
 
-    def score_baseline(self, batch: ImageBatch) -> Part:
+    def score(self, method: Method, batch: ImageBatch, done: Mapping[str, Part]) -> Part:
+        """Correlate a method's cell sums with the drops of each image."""
+        run, part, device = self.run, Part(), batch.images.device
+        columns = ("drops", "scale", "predicted", "usable")
+        drops, scale, predicted, usable = (done["deletion"].tensor("drops", name, device) for name in columns)
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        with run.autocast():
+            maps = run.explain(part, method, batch.images, batch.labels)
+            sums = self.deletion.grid.sum(maps, size, method.upsample)
+            values = idsds.rank_correlation(drops, sums, scale)
+        add_values(part, method, batch, run.options.metric, values, predicted, usable)
+        self.keep_maps(part, method, batch, maps, sums)
+        return part
+
+    def delete_baseline(self, batch: ImageBatch, done: Mapping[str, Part]) -> Part:
         """The baseline's predictions and features, in full precision."""
         part, baseline = Part(), self.baseline
         assert baseline is not None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import idsds
-from eval.frame import Command, EvaluationOptions, Outcome, Part, Pass
+from eval.frame import Command, EvaluationOptions, Outcome, Part, Pass, Step
 from eval.frame.ranked import METHODS, add_values, ranked_outcome, report_ranking, scored_methods
 from faithfulness import core
 from faithfulness.core.errors import InputError
@@ -16,7 +16,9 @@ from faithfulness.core.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from eval.frame.run import ImageBatch, Run
+    from eval.frame.batches import ImageBatch
+    from eval.frame.methods import Method
+    from eval.frame.run import Run
 
 
 @dataclass(kw_only=True)
@@ -61,38 +63,43 @@ class IncrementalDeletion:
 
     def passes(self) -> Iterator[Pass]:
         """All images."""
-        yield Pass("images", self.run.batches(), self.score)
+        steps = [method.step(self.score) for method in self.methods]
+        yield Pass("images", self.run.batches(), [Step("prediction", self.predict, cost=1.0), *steps])
 
     def logits(self, images: Tensor) -> Tensor:
         """Finite logits (B, classes) in full precision, as drops are taken."""
         with self.run.full_precision():
             return idsds.whole_logits(self.run.checkpoint.model, images, self.run.checkpoint.name)
 
-    def score(self, batch: ImageBatch) -> Part:
-        """The curve of every method, and its mean."""
+    def predict(self, batch: ImageBatch, done: Mapping[str, Part]) -> Part:
+        """The classes that the model predicts."""
+        part = Part()
+        with self.run.autocast():
+            part.add("predictions", predicted=self.run.predict(batch.images))
+        return part
+
+    def score(self, method: Method, batch: ImageBatch, done: Mapping[str, Part]) -> Part:
+        """The curve of a method, and its mean."""
         run, options, part = self.run, self.run.options, Part()
+
+        def explain(images: Tensor, targets: Tensor) -> Tensor:
+            return run.explain(part, method, images, targets)
+
         with run.autocast():
-            predicted = run.predict(batch.images)
-            for method in self.methods:
-
-                def explain(images: Tensor, targets: Tensor, method: Any = method) -> Tensor:
-                    return run.explain(part, method, images, targets)
-
-                source: Any = (
-                    {"explain": explain} if options.reattribute else {"maps": explain(batch.images, batch.labels)}
-                )
-                curve = idsds.incremental_deletion(
-                    self.logits,
-                    batch.images,
-                    batch.labels,
-                    **source,
-                    steps=options.steps,
-                    order=options.order,
-                    fill=self.fill,
-                    upsample=method.upsample,
-                    chunk=options.chunk,
-                )
-                add_values(part, method, batch, "incremental_deletion", curve.double().mean(dim=1), predicted)
+            source: Any = {"explain": explain} if options.reattribute else {"maps": explain(batch.images, batch.labels)}
+            curve = idsds.incremental_deletion(
+                self.logits,
+                batch.images,
+                batch.labels,
+                **source,
+                steps=options.steps,
+                order=options.order,
+                fill=self.fill,
+                upsample=method.upsample,
+                chunk=run.chunk,
+            )
+        predicted = done["prediction"].tensor("predictions", "predicted")
+        add_values(part, method, batch, "incremental_deletion", curve.double().mean(dim=1), predicted)
         return part
 
     def summarize(self, part: Part) -> Outcome:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from eval.frame import Command, ModelOptions, Outcome, Part, Pass
+from eval.frame import Command, ModelOptions, Outcome, Part, Pass, Step
 from eval.frame.grid_options import check_settings
 from faithfulness.core.errors import InputError
+from faithfulness.core.files import jsonable, sha256_file
 
 if TYPE_CHECKING:
     from difull import Compositions
@@ -67,20 +68,28 @@ class Leakage:
 
     def passes(self) -> Iterator[Pass]:
         """The choice of the patch in training, the heads, the fills."""
+        from eval.frame.store import digest
+
         options = self.run.options
         path = self.run.checkpoint.path
         beside = [Path(path).expanduser() / "deletions"] if path else []  # a module that was given has no folder
         given = [options.deletions] if options.deletions else [folder for folder in beside if folder.is_dir()]
-        yield Pass("masks", given, self.audit)
-        yield Pass("heads", [(scale, name) for scale in options.scale for name in options.setting], self.prove)
-        yield Pass("fills", options.fill or [self.deletion.fill], self.test_fill)
+        heads = [[scale, name] for scale in options.scale for name in options.setting]
+        folders, fills = [str(folder) for folder in given], options.fill or [self.deletion.fill]
+        records = [sha256_file(file) for folder in given for file in sorted(folder.glob("*.parquet"))]
+        made = digest(jsonable(self.run.checkpoint.training))
+        yield Pass(
+            "choice of the patch", self.run.items(folders, "records"), [Step("audit", self.audit)], [records, made]
+        )
+        yield Pass("heads", self.run.items(heads, "settings"), [Step("proofs", self.prove)])
+        yield Pass("fills", self.run.items(fills, "fills"), [Step("test", self.test_fill)])
 
-    def audit(self, folder: Path) -> Part:
+    def audit(self, folder: str, done: Mapping[str, Part]) -> Part:
         """What the choice of the patch told."""
         from eval.frame.deletion_record import audit_masks
 
         part = Part()
-        audits, notes = audit_masks(folder, self.run, self.deletion, self.run.options.mask_images)
+        audits, notes = audit_masks(Path(folder), self.run, self.deletion, self.run.options.mask_images)
         part.records["masks"] = [
             {"record": name, "passed": audit.passed, "found": audit.found, **asdict(audit), "report": audit.report}
             for name, audit in audits.items()
@@ -88,7 +97,7 @@ class Leakage:
         part.records["notes"] = [{"note": note} for note in notes]
         return part
 
-    def prove(self, case: tuple[int, str]) -> Part:
+    def prove(self, case: list[Any], done: Mapping[str, Part]) -> Part:
         """What is proven or tested of every head of a setting, and what can reach the first head."""
         import torch
 
@@ -99,7 +108,8 @@ class Leakage:
 
         (scale, name), run, part = case, self.run, Part()
         compositions = grids_without_choice(run, scale, run.options.grids)
-        grids = torch.cat([batch.images for batch in grid_batches(run, compositions)])
+        whole = grid_batches(run, compositions)
+        grids = torch.cat([batch.content.images for batch in whole.load(whole.numbers) if batch.content])
         grid = first_grid(run, compositions)
         height, width = grid.shape[-2:]
         sides = range(1, height + 1)
@@ -107,11 +117,11 @@ class Leakage:
         setting = make_setting(name, run.checkpoint.model, scale)
         proofs = leakage_proofs(setting, grids, tries=run.options.tries, seed=run.options.seed)
         part.records["proofs"] = [proof.to_dict() | {"statements": proof.statements} for proof in proofs]
-        reach = influence_map(setting, grid, 0, block, chunk=max(1, run.options.chunk // setting.cells))
+        reach = influence_map(setting, grid, 0, block, chunk=max(1, run.chunk // setting.cells))
         part.add(f"influence {scale}×{scale} {type(setting).__name__}", reach=reach[None])
         return part
 
-    def test_fill(self, fill: str) -> Part:
+    def test_fill(self, fill: str, done: Mapping[str, Part]) -> Part:
         """Whether what a fill replaces still matters."""
         from faithfulness.core.deletion_leakage import deletion_leakage
 

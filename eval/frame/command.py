@@ -1,4 +1,4 @@
-"""The frame of every evaluation: start, prepare, score each batch, merge, summarize, write, show."""
+"""The frame of every evaluation: start, prepare, work on each batch, merge, summarize, write, show."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.frame.options import ModelOptions
-from eval.frame.part import Part
-from eval.frame.protocol import Evaluation, Outcome
+from eval.frame.protocol import Evaluation
 from faithfulness.core.cli import run_command
 from faithfulness.core.errors import InputError
-from faithfulness.core.flags import make_options
+from faithfulness.core.flags import flags_of, make_options
+from faithfulness.core.stopping import is_first
 
 if TYPE_CHECKING:
     from eval.frame.result import Result
@@ -64,9 +64,13 @@ class Command:
 
             print(attribution_table(), published_table(), sep="\n\n")
             return 0
-        result = self._run(options, line=line)
-        if result is None:
-            return 0
+        result = self.carry_out(options, line=line)
+        if result is None and options.shard is not None and is_first():
+            print(f"shard {options.shard} is finished; once all are: python -m eval.merge --out {options.out}")
+        return 0 if result is None else self.show(result)
+
+    def show(self, result: Result) -> int:
+        """Print a result; returns the exit status."""
         print(self.report(result.summary))
         print(f"results: {result.path} ({', '.join(_briefly(result.summary['files']))})")
         return self.status(result.summary)
@@ -81,7 +85,7 @@ class Command:
         Raises:
             InputError: options, a model or data that can't be used.
         """
-        return self._run(options, dict(callables or {}))
+        return self.carry_out(options, dict(callables or {}))
 
     def evaluate(
         self,
@@ -98,7 +102,7 @@ class Command:
             data: any torch `Dataset` of (image, label), or what `--data` takes.
             attributions: one or several, names or functions `f(images, targets) -> (B, C, h, w)`, or
                 `f(model, images, targets)`, as on grids, where the model is a head; a mapping names functions.
-            options: the command's other flags, by name.
+            options: the command's other flags, by name; one device, and quiet, unless they say otherwise.
         Returns:
             The result, on the first process; None on the others.
         Raises:
@@ -108,56 +112,53 @@ class Command:
             options["attributions"], callables = _told_apart(attributions)
         else:
             callables = {}
-        return self._run(make_options(self.options, model=model, data=data, **options), callables)
+        here = {"quiet": True} | ({"devices": 1} if "devices" in flags_of(self.options) else {})
+        return self.carry_out(make_options(self.options, model=model, data=data, **here | options), callables)
 
-    def _run(
-        self, options: ModelOptions, callables: dict[str, Callable[..., Any]] | None = None, line: str | None = None
+    def carry_out(
+        self,
+        options: ModelOptions,
+        callables: dict[str, Callable[..., Any]] | None = None,
+        line: str | None = None,
+        complete: bool = False,
     ) -> Result | None:
+        """Run the protocol, as `run` does.
+
+        Args:
+            line: the command line; with it, results go somewhere even without `out`.
+            complete: all parts must be in `out` already, as when shards are merged.
+        """
+        options.check()
+        options.check_out()
+
         import torch
 
         import checkpoints
         from eval.frame.run import Run, borrowed
+        from eval.frame.session import Session
 
         task = {"classification": checkpoints.CLASSIFICATION, "segmentation": checkpoints.SEGMENTATION}[self.task]
         with ExitStack() as owned, torch.random.fork_rng(devices=[]):
             others = [getattr(options, "baseline", None), *(getattr(options, "choose_with", None) or [])]
             for given in (options.model, *others):
                 owned.enter_context(borrowed(given))
-            run = Run.start(options, task, callables)
+            run = Run.start(options, task, callables, owned if line else None)
+            run.complete = complete
             if line and options.out is None:
                 options.out = Path("runs", self.name, _slug(run.checkpoint.name))
                 options.check_out()
-            evaluation = self.evaluation(run)
-            part = Part()
-            for work in evaluation.passes():
-                for batch in work.batches:
-                    part.merge(work.score(batch))
+            session = owned.enter_context(Session.open(self.name, run, line))
+            with run.progress.phase("preparing"):
+                evaluation = self.evaluation(run)
+            part = session.work(evaluation)
+            if options.shard_of[1] > 1 and not complete:
+                return None
             whole = run.merge(part)
             if whole is None:
                 return None
-            return self._write(run, evaluation.summarize(whole), line)
-
-    def _write(self, run: Run[Any], outcome: Outcome, line: str | None) -> Result:
-        from eval.frame.result import Result, summary_of
-        from faithfulness.core.files import files_in, write_json
-        from faithfulness.core.results import ordered_rows, write_per_image
-        from faithfulness.report import save_figure
-
-        summary = summary_of(self.name, run, outcome, line)
-        per_image = None if outcome.per_image is None else ordered_rows(outcome.per_image)
-        options = run.options
-        if options.out is not None:
-            with options.result_folder() as folder:
-                for name, write in outcome.files.items():
-                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    write(folder / name)
-                if per_image is not None:
-                    write_per_image(folder, per_image)
-                for name, draw in outcome.pictures.items():
-                    save_figure(draw(), folder / "plots" / f"{name}.png")
-                summary["files"] = sorted([*files_in(folder), "summary.json"])
-                write_json(folder / "summary.json", summary)
-        return Result(summary, per_image, options.out)
+            with run.progress.phase("summarizing"):
+                outcome = evaluation.summarize(whole)
+            return session.finish(outcome, whole.made)
 
 
 def _told_apart(attributions: Any) -> tuple[list[str], dict[str, Callable[..., Any]]]:

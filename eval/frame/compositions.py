@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ from torch import Tensor
 
 from checkpoints import Checkpoint
 from difull import Compositions, choose_confident, make_compositions
+from eval.frame.batches import ImageBatch
 from eval.frame.grid_options import Key
+from eval.frame.part import Part, merged
+from eval.frame.protocol import Pass, Step
 from eval.frame.run import Run
+from eval.frame.store import digest
 from faithfulness.core.checks import check_logits
 from faithfulness.core.errors import InputError
 from faithfulness.data import ImageData
@@ -26,16 +31,22 @@ def data_labels(data: ImageData) -> np.ndarray:
 def confidences(run: Run[Any], checkpoint: Checkpoint[Any]) -> tuple[Tensor, Tensor]:
     """Softmax probabilities (N, classes) of the evaluated images on every process, and their indices (N,)."""
     model = checkpoint.model
-    found = [(torch.empty(0, model.num_classes), torch.empty(0, dtype=torch.int64))]
-    for batch in run.batches(checkpoint=checkpoint):
+
+    def look(batch: ImageBatch, done: Mapping[str, Part]) -> Part:
+        part = Part()
         with run.autocast(), torch.no_grad():
-            logits = torch.cat([model(part) for part in batch.images.split(run.options.chunk)])
+            logits = torch.cat([model(images) for images in batch.images.split(run.chunk)])
         check_logits(logits, checkpoint.name)
-        found.append((logits.double().softmax(dim=1).float().cpu(), batch.indices.cpu()))
-    shared = [pair for rank in run.share(found) for pair in rank]
-    probabilities, indices = (torch.cat([pair[part] for pair in shared]) for part in (0, 1))
-    order = indices.argsort()
-    return probabilities[order], indices[order]
+        part.add("confidence", probability=logits.double().softmax(dim=1).float(), index=batch.indices)
+        return part
+
+    batches = run.all_batches(checkpoint)
+    name, steps = f"confidence of {checkpoint.name}", [Step("confidence", look, cost=1.0)]
+    own = run.carry_out(Pass(name, batches, steps, run.digest_of(checkpoint)))
+    found = merged(run.share(own)).table("confidence", "index")
+    if not found:
+        return torch.empty(0, model.num_classes), torch.empty(0, dtype=torch.int64)
+    return torch.from_numpy(found["probability"]), torch.from_numpy(found["index"])
 
 
 def prepare_compositions(run: Run[Any]) -> tuple[dict[Key, Compositions], dict[str, Any]]:
@@ -90,6 +101,11 @@ def load_compositions(paths: list[str], keys: list[Key]) -> dict[Key, Compositio
                 f"--compositions has no {kind} grids of {scale}×{scale}, which the settings need; has {have}"
             )
     return {key: found[key] for key in keys}
+
+
+def composition_digest(compositions: Compositions) -> str:
+    """Of the images in the grids."""
+    return digest([compositions.kind, compositions.scale, compositions.indices.tolist()])
 
 
 def composition_files(compositions: dict[Key, Compositions]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from faithfulness.backbones import device_of
 from faithfulness.core import DeletionSpec, InputError
 from faithfulness.core.deletion_leakage import MaskLeakage, mask_leakage
 from faithfulness.core.keyed import make_keys
+from faithfulness.core.plugin_files import is_in_file
 from faithfulness.data import augment_batch, digest_pixels, normalize
 
 COLUMNS = ["epoch", "index", "label", "cell", "pixels"]
@@ -23,14 +24,19 @@ COLUMNS = ["epoch", "index", "label", "cell", "pixels"]
 
 def read_deletions(folder: Path) -> pd.DataFrame:
     """The record of a training run: epoch, index, label, cell, pixels; InputError for anything else."""
-    files = sorted(folder.glob("*.parquet"))
+    files = sorted(file for file in folder.glob("*.parquet") if file.is_file())
     if not files:
         raise InputError(f"no record of deletions (*.parquet) in {folder}")
     try:
-        table = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-        return table[COLUMNS].astype(np.int64)
+        table = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)[COLUMNS]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} holds no record of deletions: {str(error).splitlines()[0]}") from error
+    if not len(table) or any(kind.kind not in "iu" for kind in table.dtypes):
+        kinds = ", ".join(f"{name} {kind}" for name, kind in table.dtypes.items())
+        raise InputError(f"{folder} holds no record of deletions: expected rows of integers, got {len(table)}, {kinds}")
+    if (table[["epoch", "index", "label"]] < 0).any(axis=None) or (table["cell"] < -1).any():
+        raise InputError(f"{folder} holds no record of deletions: it has negative epochs, indices, labels or cells")
+    return table.astype(np.int64)
 
 
 def recorded_brightness(record: pd.DataFrame, run: Run[Any], deletion: DeletionSpec) -> Tensor | None:
@@ -40,18 +46,24 @@ def recorded_brightness(record: pd.DataFrame, run: Run[Any], deletion: DeletionS
     again, aren't the recorded ones.
     """
     made = (run.checkpoint.training or {}).get("settings")
-    if not made or "data" not in made or "seed" not in made:
+    if not isinstance(made, dict) or "data" not in made or "seed" not in made:
         return None
-    model, seed = run.checkpoint.model, int(made["seed"])
-    data = CLASSIFICATION.open_data(
-        made["data"], "train", size=model.input_size[0], seed=seed, count=made.get("train_images")
-    )
+    count = made.get("train_images")
+    if not isinstance(made["data"], str) or type(made["seed"]) is not int or type(count) not in (int, type(None)):
+        raise InputError(f"{run.checkpoint.name} says nothing usable of the data that it was trained on")
+    if is_in_file(made["data"]) and made["data"] != run.options.data:
+        raise InputError(
+            f"the record is of data that the code in {made['data']} makes, and nothing runs code that it isn't given: "
+            f"name the same with --data to audit it"
+        )
+    model, seed = run.checkpoint.model, made["seed"]
+    data = CLASSIFICATION.open_data(made["data"], "train", size=model.input_size[0], seed=seed, count=count)
     if record["index"].max() >= len(data):
         raise InputError(f"the record has sample {record['index'].max()}, but {data.name} has only {len(data)}")
     samples = CLASSIFICATION.samples(data, model.data_config, training=True, seed=seed)
     found, device = [], device_of(model)
-    for start in range(0, len(record), run.options.chunk):
-        part = record.iloc[start : start + run.options.chunk]
+    for start in range(0, len(record), run.chunk):
+        part = record.iloc[start : start + run.chunk]
         keys = list(zip(part["epoch"].tolist(), part["index"].tolist(), strict=True))
         images = torch.stack([torch.as_tensor(samples[key]["image"]) for key in keys]).to(device)
         epoch, index = (torch.tensor(column, device=device) for column in zip(*keys, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +10,7 @@ from torch.utils.data import Dataset
 
 from checkpoints import Checkpoint
 from difull import Compositions, DiFull, DiPart, GridPG, GridSetting, compose_grid
+from eval.frame.batches import ImageBatch, SampleBatches
 from eval.frame.run import Run
 from faithfulness.core.errors import InputError
 from faithfulness.data import KeyedSamples
@@ -44,15 +44,16 @@ class GridSamples(Dataset[Any]):
         return {"image": images, "label": torch.tensor(self.compositions.labels[grid]), "index": grid}
 
 
-def grid_batches(
-    run: Run[Any], compositions: Compositions, checkpoint: Checkpoint[Any] | None = None
-) -> Iterator[GridBatch]:
+def grid_batches(run: Run[Any], compositions: Compositions, checkpoint: Checkpoint[Any] | None = None) -> SampleBatches:
     """This process's batches of grids; a batch has as many pixels as one of single images."""
     size = max(1, run.options.batch_size // compositions.scale**2)
     samples = GridSamples(run.samples(checkpoint), compositions)
     what = f"{compositions.kind} grids of {compositions.scale}×{compositions.scale}"
-    for batch in run.batches(samples, len(compositions), size, checkpoint, what):
-        yield GridBatch(compose_grid(batch.images, compositions.scale), batch.labels, batch.indices)
+
+    def compose(batch: ImageBatch) -> GridBatch:
+        return GridBatch(compose_grid(batch.images, compositions.scale), batch.labels, batch.indices)
+
+    return run.batches(samples, len(compositions), size, checkpoint, what, compose)
 
 
 def first_grid(run: Run[Any], compositions: Compositions) -> Tensor:
@@ -61,19 +62,8 @@ def first_grid(run: Run[Any], compositions: Compositions) -> Tensor:
     for number in range(len(samples)):
         sample = samples[0, number]
         if "image" in sample:
-            (batch,) = run.batches(_One(sample), run.fabric.world_size, 1)
-            return compose_grid(batch.images, compositions.scale)
+            return compose_grid(run.one(sample["image"]), compositions.scale)
     raise InputError(f"no grid of {run.data.name} could be read")
-
-
-class _One(Dataset[Any]):
-    """One sample, whatever the key."""
-
-    def __init__(self, sample: dict[str, Any]):
-        self.sample = sample
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        return self.sample
 
 
 def make_setting(name: str, model: torch.nn.Module, scale: int) -> GridSetting:

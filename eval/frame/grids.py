@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ from torch import Tensor
 from checkpoints import Checkpoint
 from difull import GridSetting
 from eval.frame.cautions import caution_accuracy, caution_count
-from eval.frame.compositions import prepare_compositions
+from eval.frame.compositions import composition_digest, prepare_compositions
 from eval.frame.grid_batches import GridBatch, grid_batches, make_setting
 from eval.frame.grid_options import kind_of
 from eval.frame.methods import Method, make_methods
 from eval.frame.part import Part
-from eval.frame.protocol import Pass
+from eval.frame.protocol import Pass, Step
 from eval.frame.run import Run
 from faithfulness.core.checks import check_logits
 from faithfulness.core.errors import InputError
@@ -71,7 +72,7 @@ class Grids:
             options.attributions,
             options.layers,
             setting,
-            max(1, options.chunk // setting.cells),
+            max(1, self.run.chunk // setting.cells),
             self.run.callables,
             cell=cell,
             place=f"{title} cell {cell}/",
@@ -89,14 +90,52 @@ class Grids:
         for (kind, scale), compositions in self.compositions.items():
             cases = [case for case in self.cases if (kind_of(case.name), case.scale) == (kind, scale)]
             what = f"{kind} grids of {scale}×{scale}"
-            yield Pass(what, grid_batches(self.run, compositions), _explaining(self, cases, observe))
+            depends = composition_digest(compositions)
+            yield Pass(what, grid_batches(self.run, compositions), list(self._steps(cases, observe)), depends)
             if self.baseline is not None:
                 batches = grid_batches(self.run, compositions, self.baseline)
-                yield Pass(f"{what}, baseline", batches, _predicting(self, cases, self.baseline))
+                steps = [self._baseline_step(case, self.baseline) for case in cases]
+                yield Pass(f"{what}, baseline", batches, steps, [depends, self.run.digest_of(self.baseline)])
+
+    def _steps(self, cases: Sequence[Case], observe: Observe) -> Iterator[Step]:
+        for case in cases:
+            yield Step(f"heads of {case.stem}", partial(self._see, case), case.stem, float(case.setting.cells))
+            for cell, methods in case.methods.items():
+                score = partial(self._explain, observe, case, cell)
+                yield from (method.step(score, float(case.setting.cells)) for method in methods)
+
+    def _see(self, case: Case, batch: GridBatch, done: Mapping[str, Part]) -> Part:
+        """What each head of a case sees."""
+        part = Part()
+        with self.run.autocast():
+            self.predict(part, case.setting, batch, self.run.checkpoint.name, f"accuracy of {case.stem}")
+        return part
+
+    def _explain(
+        self, observe: Observe, case: Case, cell: int, method: Method, batch: GridBatch, done: Mapping[str, Part]
+    ) -> Part:
+        """A method's maps of one head."""
+        part = Part()
+        seen = done[f"heads of {case.stem}"].tensor(f"accuracy of {case.stem}", "predicted", batch.images.device)
+        with self.run.autocast():
+            maps = self.run.explain(part, method, batch.images, batch.labels[:, cell])
+            observe(part, case, cell, method, batch, seen[:, cell], maps)
+        return part
+
+    def _baseline_step(self, case: Case, baseline: Checkpoint[Any]) -> Step:
+        setting = make_setting(case.name, baseline.model, case.scale)
+
+        def see(batch: GridBatch, done: Mapping[str, Part]) -> Part:
+            part = Part()
+            with self.run.autocast():
+                self.predict(part, setting, batch, baseline.name, f"baseline of {case.stem}")
+            return part
+
+        return Step(f"heads of {case.stem}", see, case.stem, float(case.setting.cells))
 
     def predict(self, part: Part, setting: GridSetting, batch: GridBatch, name: str, table: str) -> Tensor:
         """The classes that a setting's heads see (B, n²); kept with the grids' numbers and labels."""
-        chunk = max(1, self.run.options.chunk // setting.cells)
+        chunk = max(1, self.run.chunk // setting.cells)
         with torch.no_grad():
             logits = torch.cat([setting.heads(images) for images in batch.images.split(chunk)])
         predicted = check_logits(logits, name).argmax(dim=2)
@@ -144,35 +183,3 @@ class Grids:
             "confidence": options.confidence,
             "choice": self.choice | lost,
         }
-
-
-def _explaining(grids: Grids, cases: list[Case], observe: Observe) -> Callable[[GridBatch], Part]:
-    """Scores a batch: what each head sees, and the maps of each method."""
-
-    def score(batch: GridBatch) -> Part:
-        part, run = Part(), grids.run
-        with run.autocast():
-            for case in cases:
-                table = f"accuracy of {case.stem}"
-                predicted = grids.predict(part, case.setting, batch, run.checkpoint.name, table)
-                for cell, methods in case.methods.items():
-                    for method in methods:
-                        maps = run.explain(part, method, batch.images, batch.labels[:, cell])
-                        observe(part, case, cell, method, batch, predicted[:, cell], maps)
-        return part
-
-    return score
-
-
-def _predicting(grids: Grids, cases: list[Case], baseline: Checkpoint[Any]) -> Callable[[GridBatch], Part]:
-    """Scores a batch: what the baseline's heads see."""
-    settings = [make_setting(case.name, baseline.model, case.scale) for case in cases]
-
-    def score(batch: GridBatch) -> Part:
-        part = Part()
-        with grids.run.autocast():
-            for case, setting in zip(cases, settings, strict=True):
-                grids.predict(part, setting, batch, baseline.name, f"baseline of {case.stem}")
-        return part
-
-    return score

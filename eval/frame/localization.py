@@ -54,7 +54,7 @@ class Localization:
     def _measure(self, case: Case) -> None:
         run = self.grids.run
         grid = first_grid(run, self.grids.compositions["corners", case.scale])
-        chunk = max(1, run.options.chunk // case.setting.cells)
+        chunk = max(1, run.chunk // case.setting.cells)
         for cell, methods in case.methods.items():
             for layer in {method.layer for method in methods}:
                 self.regions[case.stem, cell, layer] = measured_region(case.setting, grid, cell, layer, chunk)

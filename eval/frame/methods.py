@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from eval.frame.identity import source_digest
+from eval.frame.part import Part
+from eval.frame.protocol import Step
 from faithfulness.attribution import ATTRIBUTIONS, Guarded, create_attribution, expand_attributions, parse_attribution
 from faithfulness.attribution.plugins import as_factory
 from faithfulness.attribution.spec import with_defaults
@@ -24,6 +30,8 @@ class Method:
     explain: Any
     place: str = ""
     """Whatever tells it from methods of the same label and layer: the setting and the head, on grids."""
+    source: str | None = None
+    """Digest of the code of a method from outside, "" for the suite's own; None where it can't be told."""
 
     @property
     def key(self) -> str:
@@ -39,6 +47,15 @@ class Method:
     def upsample(self) -> str:
         """How its maps are brought to image size."""
         return getattr(self.explain, "upsample", "bilinear")
+
+    def step(self, score: Callable[[Method, Any, Mapping[str, Part]], Part], images: float = 1.0) -> Step:
+        """This method's piece of the work on a batch: `score` is given the method, the batch, and earlier parts.
+
+        `images` is how many images' passes a map of a sample takes: on a grid, its cells.
+        """
+        forward, backward = (math.nan if count is None else count for count in self.passes)
+        depends = None if self.source is None else [self.label, self.layer, self.source]
+        return Step(self.key, partial(score, self), depends, images * (forward + 2 * backward))
 
     @property
     def passes(self) -> tuple[float | None, float | None]:
@@ -103,7 +120,7 @@ def make_methods(
                 explain = create_attribution(spec, model, layer, cell=cell, **with_defaults(spec, defaults))
             except InputError as error:
                 raise InputError(f"{spec.label}: {error}") from error
-            methods.append(Method(spec.label, getattr(explain, "layer", "input"), explain, place))
+            methods.append(Method(spec.label, getattr(explain, "layer", "input"), explain, place, source_digest(spec)))
     for name, function in (callables or {}).items():
         explain = _with_model(function, name, model, cell, arguments)
         methods.append(Method(name, "input", Guarded(explain, model, name), place))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from eval.frame.part import Part
 
@@ -15,12 +15,70 @@ if TYPE_CHECKING:
     from faithfulness.core.results import Score
 
 
-class Pass(NamedTuple):
-    """A stretch of work: batches of this process, and what scoring one of them leaves behind."""
+class Loaded(NamedTuple):
+    """A batch that was read.
+
+    Its number, the indices that couldn't be read, the content (None if nothing could be), and a digest of what was.
+    """
+
+    number: int
+    corrupt: set[int]
+    content: Any
+    digest: str = ""
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """This process's batches by their numbers, which are the same however many processes there are."""
+
+    what: str
+    """Under what name that which can't be read is counted."""
+    unit: str
+    """What is in them, for the progress bar."""
+    numbers: Sequence[int]
+
+    def identity(self, number: int) -> Any:
+        """What tells a batch from every other one, as JSON."""
+        ...
+
+    def count(self, number: int) -> int:
+        """How many samples a batch has."""
+        ...
+
+    def load(self, numbers: Sequence[int]) -> Iterator[Loaded]:
+        """Some of the batches, in their order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """A piece of the work on a batch. Its part is kept by itself, so that it is never done twice.
+
+    Args:
+        name: what is at work; one of its kind in a pass.
+        work: (batch, the parts of the steps before it by name) -> its part.
+        depends: what its part depends on besides the batch, the pass, and the options of the run, as JSON: how a
+            method is set, say. None where that can't be told; then its part is not kept.
+        cost: forward passes per sample, a backward pass as two; NaN where it isn't known.
+    """
 
     name: str
-    batches: Iterable[Any]
-    score: Callable[[Any], Part]
+    work: Callable[[Any, Mapping[str, Part]], Part]
+    depends: Any = ""
+    cost: float = 0.0
+
+
+class Pass(NamedTuple):
+    """A stretch of work: batches, and the steps that are done on each.
+
+    `depends` is what all its parts depend on besides the options of the run, as JSON: the weights of another model,
+    say.
+    """
+
+    name: str
+    batches: Batches
+    steps: Sequence[Step]
+    depends: Any = ""
 
 
 @dataclass(kw_only=True)
@@ -47,12 +105,13 @@ class Outcome:
     pictures: dict[str, Callable[[], Any]] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Evaluation(Protocol):
     """A protocol at work on a run. It is made from the `Run`: methods are built, and what must be known is measured."""
 
     def __init__(self, run: Any) -> None: ...
 
-    def passes(self) -> Iterator[Pass]:
+    def passes(self) -> Iterable[Pass]:
         """The work, stretch by stretch."""
         ...
 

@@ -14,8 +14,9 @@ from eval.frame.protocol import Outcome
 if TYPE_CHECKING:
     import pandas as pd
 
+    from eval.frame.batches import ImageBatch
     from eval.frame.methods import Method
-    from eval.frame.run import ImageBatch, Run
+    from eval.frame.run import Run
     from faithfulness.core.results import Score
 
 METHODS = ("grad", "ixg", "ixg-sg", "ig", "ig-u", "gradcam", "occlusion")
@@ -32,10 +33,10 @@ def scored_methods(run: Run[Any], controls: Sequence[str] = CONTROLS, output: st
 
     options, model = run.options, run.checkpoint.model
     common = {"published": options.published, "output": output}
-    methods = make_methods(options.attributions, options.layers, model, options.chunk, run.callables, **common)
+    methods = make_methods(options.attributions, options.layers, model, run.chunk, run.callables, **common)
     known = {(method.label, method.layer) for method in methods}
     missing = [name for name in controls if (name, "input") not in known]
-    return methods + (make_methods(missing, ["input"], model, options.chunk, **common) if missing else [])
+    return methods + (make_methods(missing, ["input"], model, run.chunk, **common) if missing else [])
 
 
 def add_values(

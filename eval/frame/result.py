@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,18 +89,26 @@ def load_results(folder: str | Path) -> Result:
     folder = Path(folder).expanduser()
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        if not isinstance(summary["scores"], list) or not all(isinstance(row, dict) for row in summary["scores"]):
+            raise ValueError("scores are no list of rows")
         if summary["schema"] != SCHEMA:
             raise InputError(f"{folder} has schema {summary['schema']}, expected {SCHEMA}")
         table = folder / "per_image.parquet"
         return Result(summary, pd.read_parquet(table) if table.exists() else None, folder)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{folder} holds no evaluation (no summary.json of this suite that can be read)") from error
 
 
-def summary_of(protocol: str, run: Run[Any], outcome: Outcome, line: str | None) -> dict[str, Any]:
-    """The content of `summary.json`, in the suite's schema."""
+def summary_of(
+    protocol: str, run: Run[Any], outcome: Outcome, line: str | None, made: Mapping[str, set[int]]
+) -> dict[str, Any]:
+    """The content of `summary.json`, in the suite's schema.
+
+    `made` is with what the parts were computed; several values of one thing, as after going on elsewhere, are a list.
+    """
+    found = {name: min(values) if len(values) == 1 else sorted(values) for name, values in made.items()}
     return jsonable(
         {
             "schema": SCHEMA,
@@ -107,7 +116,7 @@ def summary_of(protocol: str, run: Run[Any], outcome: Outcome, line: str | None)
             "command": line,
             "model": run.checkpoint.describe() | outcome.model,
             "data": run.describe_data() | outcome.data,
-            "settings": outcome.settings | run.describe_settings(),
+            "settings": outcome.settings | run.describe_settings() | found,
             "scores": [score.to_dict() for score in outcome.scores],
             **outcome.sections,
             "environment": environment(),

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from checkpoints import Checkpoint, Task
+from eval.frame.batches import Items, Placement, SampleBatches
+from eval.frame.identity import network_digest
+from eval.frame.memory import fitting_chunk
 from eval.frame.methods import Method
 from eval.frame.options import ModelOptions
 from eval.frame.part import Cost, Part, merged
+from eval.frame.protocol import Pass
+from eval.frame.store import Store
+from eval.frame.work import carry_out
 from faithfulness.backbones import unchanged
 from faithfulness.core.checks import check_logits, check_maps
 from faithfulness.core.errors import InputError
+from faithfulness.core.hardware import share_workers
 from faithfulness.core.precision import ieee, use_precision
-from faithfulness.data import IndexedData, KeyedBatches, KeyedSamples, make_loader, normalize
+from faithfulness.core.progress import Progress
+from faithfulness.core.stopping import is_first, watching_others
+from faithfulness.data import IndexedData, KeyedSamples, normalize
 from faithfulness.report import visible
 
 Options = TypeVar("Options", bound=ModelOptions)
-
-
-class ImageBatch(NamedTuple):
-    """Normalized images on the device, their labels (B,) or (B, H, W), and their indices in the data set."""
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
 
 
 @dataclass
@@ -42,6 +46,10 @@ class Run(Generic[Options]):
 
     Attributes:
         callables: the user's own attributions by name.
+        progress: where to say what is going on.
+        chunk: the most images in one pass.
+        store: the finished parts on disk; None where they aren't kept.
+        complete: whether all parts must be there already, as when shards are merged.
         corrupt: which samples this process could not read, however often it tried, by what they are.
     """
 
@@ -51,27 +59,39 @@ class Run(Generic[Options]):
     fabric: Fabric
     task: Task
     callables: dict[str, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=lambda: Progress(quiet=True))
+    chunk: int = 1
+    store: Store | None = None
+    complete: bool = False
     corrupt: dict[str, set[int]] = field(default_factory=dict, init=False)
 
     @classmethod
-    def start(cls, options: Options, task: Task, callables: dict[str, Any] | None = None) -> Run[Options]:
-        """Check the options, load data and model, start the processes."""
-        options.check()
-        options.check_out()
-        data = task.open_data(options.data, options.split, seed=options.seed)
-        checkpoint = load_named(options.model, options, task, data, model_args=options.model_args)
+    def start(
+        cls, options: Options, task: Task, callables: dict[str, Any] | None = None, owned: ExitStack | None = None
+    ) -> Run[Options]:
+        """Open the data, load the model, start the processes; as long as `owned`, they are watched."""
+        progress = Progress(options.quiet or not is_first())
+        with progress.phase("opening the data"):
+            data = task.open_data(options.data, options.split, seed=options.seed)
+        with progress.phase("loading the model"):
+            checkpoint = load_named(options.model, options, task, data, model_args=options.model_args)
         data = data.at_size(checkpoint.model.input_size[0])
         check_classes(checkpoint, data)
+        processes = processes_of(options)
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
         fabric = Fabric(
             accelerator=options.accelerator,
             devices=options.devices,
             num_nodes=options.num_nodes,
-            strategy="ddp" if options.devices * options.num_nodes > 1 else "auto",
+            strategy=DDPStrategy(timeout=timedelta(days=1)) if processes > 1 else "auto",  # one may have done before
             precision=use_precision(options.precision),  # type: ignore[arg-type]
         )
+        if owned is not None:
+            owned.enter_context(watching_others(lambda: getattr(fabric.strategy.launcher, "procs", [])))
         fabric.launch()
-        run = cls(options, checkpoint, data, fabric, task, callables or {})
+        run = cls(options, checkpoint, data, fabric, task, callables or {}, progress)
         run.place(checkpoint.model)
+        run.chunk = options.chunk or fitting_chunk(checkpoint.model, fabric.device, options.most)
         return run
 
     def place(self, model: torch.nn.Module) -> None:
@@ -87,6 +107,10 @@ class Run(Generic[Options]):
         check_classes(other, self.data)
         self.place(other.model)
         return other
+
+    def digest_of(self, checkpoint: Checkpoint[Any]) -> str:
+        """What parts depend on that another model than the run's has made."""
+        return network_digest(checkpoint)
 
     @property
     def count(self) -> int:
@@ -106,28 +130,66 @@ class Run(Generic[Options]):
         batch_size: int | None = None,
         checkpoint: Checkpoint[Any] | None = None,
         what: str = "images",
-    ) -> Iterator[ImageBatch]:
+        make: Callable[[Any], Any] = lambda batch: batch,
+    ) -> SampleBatches:
         """This process's batches of images, or of other samples: (B, ..., C, H, W), normalized for the model.
 
-        What can't be read is kept in `corrupt`, under the name `what`.
+        What can't be read is counted under the name `what`; `make` turns an `ImageBatch` into what is worked on.
         """
-        config = (checkpoint or self.checkpoint).model.data_config
-        samples = self.samples(checkpoint) if samples is None else samples
-        keys = KeyedBatches(
-            self.count if count is None else count,
-            batch_size or self.options.batch_size,
-            shuffle=False,
-            rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
+        total = self.count if count is None else count
+        size = batch_size or self.options.batch_size
+        numbers = self.mine(-(-total // size))
+        return SampleBatches(
+            self.samples(checkpoint) if samples is None else samples,
+            total,
+            size,
+            numbers,
+            self.placement(checkpoint),
+            self.workers(len(numbers)),
+            what,
+            what.split()[0] if what == "images" else "grids",
+            make,
         )
+
+    def all_batches(self, checkpoint: Checkpoint[Any] | None = None) -> SampleBatches:
+        """As `batches` of images, but of all shards: what every one of them must know."""
+        batches = self.batches(checkpoint=checkpoint)
+        batches.numbers = range(-(-self.count // batches.size))[self.fabric.global_rank :: self.fabric.world_size]
+        return batches
+
+    def items(self, items: list[Any], unit: str) -> Items:
+        """Things to be looked at one by one, which are JSON; this process's of them."""
+        return Items(items, self.mine(len(items)), unit, unit)
+
+    def mine(self, count: int) -> range:
+        """Which of so many batches are this shard's, and of those this process's."""
+        shard, shards = self.options.shard_of
+        return range(shard, count, shards)[self.fabric.global_rank :: self.fabric.world_size]
+
+    def workers(self, batches: int) -> int:
+        """Loader processes for so many batches of this process."""
+        if self.options.workers is not None:
+            return self.options.workers
+        local = self.fabric.world_size // self.options.num_nodes
+        return share_workers([batches], local)[0] if self.data.workers else 0
+
+    def placement(self, checkpoint: Checkpoint[Any] | None = None) -> Placement:
+        """How images come to the device."""
         dtype = torch.float64 if self.options.precision == "64-true" else torch.float32
-        for batch in make_loader(samples, keys, self.options.workers):
-            self.corrupt.setdefault(what, set()).update(batch["corrupt"].tolist())
-            if "image" not in batch:
-                continue
-            batch = {key: value.to(self.fabric.device, non_blocking=True) for key, value in batch.items()}
-            images = normalize(batch["image"], config, dtype)
-            yield ImageBatch(images, batch["label"], batch["index"])
+        return Placement(self.fabric.device, dtype, (checkpoint or self.checkpoint).model.data_config)
+
+    def one(self, pixels: Tensor) -> Tensor:
+        """A sample's pixels (..., C, H, W) as a batch of one on the device, normalized for the model."""
+        device, dtype, data_config = self.placement()
+        return normalize(pixels[None].to(device), data_config, dtype)
+
+    def carry_out(self, work: Pass) -> Part:
+        """Do what isn't done yet of a pass; its whole part on this process."""
+        own = {"chunk": self.chunk, "batch_size": self.options.batch_size, "processes": self.fabric.world_size}
+        part = carry_out(work, self.store, self.progress, own, self.complete)
+        for name, indices in part.corrupt.items():
+            self.corrupt.setdefault(name, set()).update(indices)
+        return part
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The chosen precision."""
@@ -163,7 +225,7 @@ class Run(Generic[Options]):
         """
         model, name = self.checkpoint.model, self.checkpoint.name
         with self.full_precision(), torch.no_grad():
-            logits = [check_logits(model(part), name) for part in images.split(self.options.chunk)]
+            logits = [check_logits(model(part), name) for part in images.split(self.chunk)]
         return torch.cat(logits).argmax(dim=1)
 
     def _synchronize(self) -> None:
@@ -172,7 +234,7 @@ class Run(Generic[Options]):
 
     def merge(self, part: Part) -> Part | None:
         """The parts of all processes as one, in order of rank, on the first process; None on the others."""
-        part.corrupt = self.corrupt
+        part.merge(Part(corrupt=self.corrupt))
         if self.fabric.world_size == 1:
             return part
         received: list[Any] | None = [None] * self.fabric.world_size if self.fabric.global_rank == 0 else None
@@ -185,6 +247,20 @@ class Run(Generic[Options]):
         if self.fabric.world_size > 1:
             torch.distributed.all_gather_object(received, content)
         return received
+
+    def on_first(self, work: Callable[[], None]) -> None:
+        """Let the first process do something; its refusal is the refusal of all."""
+        failed: Exception | None = None
+        if self.fabric.global_rank == 0:
+            try:
+                work()
+            except Exception as error:  # whatever it is, the others mustn't wait
+                failed = error
+        refused = self.share(None if failed is None else str(failed))[0]
+        if failed is not None:
+            raise failed
+        if refused is not None:
+            raise InputError(refused)
 
     def describe_data(self) -> dict[str, Any]:
         """The `data` entry of `summary.json`."""
@@ -203,12 +279,20 @@ class Run(Generic[Options]):
             "seed": options.seed,
             "limit": options.limit,
             "batch_size": options.batch_size,
-            "chunk": options.chunk,
+            "chunk": self.chunk,
             "published": options.published,
             "input_size": list(self.checkpoint.model.input_size),
             "device": self.fabric.device.type,
             "processes": self.fabric.world_size,
         }
+
+
+def processes_of(options: ModelOptions) -> int:
+    """How many processes the options ask for."""
+    here = options.devices
+    if here == "auto":
+        here = torch.cuda.device_count() if options.accelerator in ("auto", "cuda", "gpu") else 1
+    return max(1, int(here)) * options.num_nodes
 
 
 def borrowed(model: Any) -> AbstractContextManager[None]:

@@ -197,7 +197,7 @@ def test_a_baseline_and_the_models_that_choose_see_the_images_as_they_do_alone(
     for first, more in ((checkpoint, [other_sized, "timm:test_convnext"]), (other_sized, [])):
         choose = ["--choose-with", *more] if more else []
         command = ["--model", first, *choose, "--limit", "24", "--grids", "1", "--confidence", "1"]
-        assert run("difull", *arguments, *command, "--out", tmp_path / "none") == 2
+        assert run("difull", *arguments, *command, "--out", tmp_path / f"none-{len(more)}") == 2
     of = {str(checkpoint): "main", str(other_sized): "alone"}
     by = {(of[model], size): values for (model, size), values in probabilities.items()}
     torch.testing.assert_close(by["main", (32, 32)], by["alone", (32, 32)], rtol=0, atol=0)

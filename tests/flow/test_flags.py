@@ -15,6 +15,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
+import eval.frame.batches
 import eval.frame.compositions
 import eval.frame.run
 import faithfulness.data.loading
@@ -23,7 +24,7 @@ from difull import make_compositions
 from faithfulness.core import DeletionSpec
 from faithfulness.core.files import write_json
 from faithfulness.data import open_data
-from tests.reference.flags import COMMANDS, EVALUATIONS, HEARD, REFUSED, TRAININGS, flags_of
+from tests.reference.flags import COMMANDS, EVALUATIONS, HEARD, REFUSED, SHARES, TRAININGS, flags_of
 from tests.reference.networks import small_resnet
 from tests.reference.tiny_models import tiny_segmenter
 
@@ -99,8 +100,10 @@ def watched():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(eval.frame.run, "Fabric", fabric)
-        patch.setattr(eval.frame.run, "make_loader", loader)
-        patch.setattr("training.module.make_loader", loader)
+        patch.setattr(eval.frame.batches, "make_loader", loader)
+        patch.setattr("training.batches.make_loader", loader)
+        patch.setenv("MASTER_ADDR", "127.0.0.1")
+        patch.setattr("faithfulness.core.hardware.LAUNCHERS", ("MASTER_ADDR",))
         patch.setattr(faithfulness.data.loading.KeyedSamples, "__init__", read)
         patch.setattr(eval.frame.compositions, "confidences", confident)
         patch.setattr("training.fit.L.Trainer", trainer)
@@ -116,13 +119,13 @@ def run(request, places, watched, tmp_path_factory):
         write_json(out / "settings.json", {})
         write_json(out / "logs" / "old.csv", {})
     else:
-        write_json(out / "summary.json", {"schema": 1, "protocol": command})
+        write_json(out / "summary.json", {"schema": 1, "protocol": command, "files": ["summary.json", "plots/old.png"]})
         write_json(out / "plots" / "old.png", {})
     watched.models.clear()
     arguments = [word for words, _ in own.values() for word in words] + ["--out", out]
     status, printed, errors = call(command, arguments, places)
     assert status in ((0, 1) if command == "leakage" else (0,)), errors
-    found = SimpleNamespace(command=command, own=own, out=out, printed=printed, **vars(watched))
+    found = SimpleNamespace(command=command, own=own, out=out, printed=printed, errors=errors, **vars(watched))
     if command in TRAININGS:
         found.summary = json.loads((out / "training.json").read_text())
         found.config = json.loads((out / "config.json").read_text())
@@ -141,7 +144,22 @@ def test_every_flag_is_heard(run):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_flag_has_an_entry(command):
-    assert set(flags_of(command)) - set(HEARD[command]) - set(REFUSED[command]) == set()
+    assert set(flags_of(command)) - set(HEARD[command]) - set(REFUSED[command]) - set(SHARES) == set()
+
+
+@pytest.mark.parametrize("command", [command for command in EVALUATIONS if "shard" in flags_of(command)])
+def test_a_share_of_a_run_is_heard(command, places, watched, tmp_path):
+    for flag, (arguments, says) in SHARES.items():
+        base = ["--model", own_model(command, places), "--limit", "4", "--attributions", "ixg"]
+        base += ["--protocol", "single"] if command == "idsds" else []
+        base += ["--limit", "30", "--confidence", "0.5", "--grids", "2"] if "confidence" in flags_of(command) else []
+        base += ["--min-iou", "0"] if command == "dea" else []
+        status, printed, errors = call(command, [*base, *arguments, "--out", tmp_path / flag], places)
+        assert status == 0, errors
+        assert says in printed
+        assert (tmp_path / flag / "parts").is_dir()
+        assert not (tmp_path / flag / "summary.json").exists()
+    assert watched.fabric["devices"] == "auto"
 
 
 @pytest.mark.parametrize(

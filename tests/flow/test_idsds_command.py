@@ -166,8 +166,7 @@ def test_a_name_is_scored_once_and_means_one_method(checkpoint, tmp_path):
 def test_another_runs_output_is_kept(checkpoint, results, capsys):
     before = (results / "summary.json").read_bytes()
     assert score("--model", checkpoint, "--out", results) == 2
-    name = f"{checkpoint.parent.name}/{checkpoint.name}"
-    assert f"already holds a run (idsds of {name} on digits" in capsys.readouterr().err
+    assert f"--out {results} already holds a run: baseline {checkpoint}, now none; " in capsys.readouterr().err
     assert (results / "summary.json").read_bytes() == before
 
 

@@ -62,7 +62,7 @@ def test_bad_input_is_one_line_and_writes_nothing(checkpoint, files, tmp_path, c
     arguments = [files if word == "FILES" else word for word in arguments]
     if command == "leakage" and "--limit" not in arguments:
         arguments += ["--limit", "4", "--setting", "difull"]
-    assert run(command, "--model", checkpoint, "--out", out, *arguments) == 2
+    assert run(command, "--model", checkpoint, "--out", out, "--quiet", *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1

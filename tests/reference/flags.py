@@ -50,6 +50,7 @@ SHARED = {
     "workers": (["--workers", "1"], lambda run: run.workers == 1),
     "seed": (["--seed", "1"], setting("seed", 1)),
     "skip_corrupt": (["--skip-corrupt"], lambda run: run.skip_corrupt),
+    "quiet": (["--quiet"], lambda run: run.errors == ""),
     "published": (["--published", "idsds"], lambda run: "idsds" in json.dumps(run.summary["settings"])),
 }
 OF_GRIDS = {
@@ -60,6 +61,11 @@ OF_GRIDS = {
     "choose_with": (["--choose-with", TIMM], lambda run: len(run.models) == 2),
     "one_use": (["--one-use"], setting("one_use", True)),
 }
+SHARES = {
+    "shard": (["--shard", "1/2"], "shard 1/2 is finished"),
+    "devices": (["--shard", "2/2", "--devices", "auto"], "2/2"),
+}
+"""What a part of a run is computed with; it prints the text, and there is no summary."""
 BASELINE = (["--baseline", "CHECKPOINT"], lambda run: "baseline" in json.dumps(run.summary["accuracy"]))
 BILINEAR = (["--bilinear"], setting("scoring", "bilinear"))
 HEARD = {
@@ -157,6 +163,7 @@ OF_TRAINING = {
     "workers": (["--workers", "1"], lambda run: run.workers == 1),
     "seed": (["--seed", "1"], recorded("seed", 1)),
     "overwrite": (["--overwrite"], lambda run: not (run.out / "logs" / "old.csv").exists()),
+    "quiet": (["--quiet"], lambda run: run.errors == ""),
     "skip_corrupt": (["--skip-corrupt"], lambda run: run.skip_corrupt),
 }
 HEARD |= {

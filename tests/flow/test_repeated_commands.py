@@ -1,0 +1,98 @@
+"""Every command, run again as it was: nothing is computed, and the result is the same; stopped and run again, too."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from checkpoints import save_checkpoint, save_segmenter
+from difull import make_compositions
+from eval import leakage
+from eval.frame.batches import Items, SampleBatches
+from faithfulness.core import DeletionSpec
+from faithfulness.data import open_data
+from tests.reference.every_command import COMMANDS
+from tests.reference.networks import small_resnet
+from tests.reference.results import content
+from tests.reference.tiny_models import tiny_segmenter
+
+LEAKAGE = ["--setting", "gridpg", "--tries", "4", "--grids", "1"]
+ALL = COMMANDS | {"leakage": (leakage, LEAKAGE)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("repeated")
+    classes = [str(digit) for digit in range(10)]
+    save_checkpoint(folder / "resnet", small_resnet(10), deletion=DeletionSpec(), classes=classes, training={})
+    own = {"deletion": DeletionSpec(), "classes": ["background", *classes], "training": {}}
+    save_segmenter(folder / "segmenter", tiny_segmenter(), **own)
+    data = open_data("digits", "val")
+    labels = np.array([data.label(index) for index in range(40)])
+    (folder / "compositions").mkdir()
+    for kind in ("distinct", "corners"):
+        made = make_compositions(labels, np.arange(40), 2, 3, kind)
+        made.save(folder / "compositions" / f"{kind}.parquet")
+    return folder
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **settings: file.write_bytes(b"drawn"))
+
+
+def run(folder, name, out):
+    command, arguments = ALL[name]
+    words = ["--model", str(folder / ("segmenter" if name == "dea" else "resnet")), "--out", str(out), *arguments]
+    if name in ("difull", "mlatt", "aggatt"):
+        words += ["--compositions", str(folder / "compositions")]
+    batches = [] if name == "leakage" else ["--batch-size", "4" if name in ("difull", "mlatt", "aggatt") else "1"]
+    return command.main([*words, *batches, "--quiet"])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_stopped_command_goes_on_and_a_repeated_one_rests(folder, tmp_path, monkeypatch, no_pictures, name):
+    status = run(folder, name, tmp_path / "whole")
+    whole, read = content(tmp_path / "whole"), []
+    kinds = {kind: kind.load for kind in (SampleBatches, Items)}
+
+    def watched(load, most):
+        def loaded(self, numbers):
+            for batch in load(self, numbers):
+                if len(read) == most:
+                    raise KeyboardInterrupt
+                read.append(batch.number)
+                yield batch
+
+        return loaded
+
+    def watch(most):
+        read.clear()
+        for kind, load in kinds.items():
+            monkeypatch.setattr(kind, "load", watched(load, most))
+
+    watch(most=1)
+    stopped = run(folder, name, tmp_path / "run")
+    assert stopped == (status if name == "dea" else 130)  # a single batch can't be stopped after its first
+    watch(most=1000)
+    assert run(folder, name, tmp_path / "run") == status
+    assert content(tmp_path / "run") == whole
+    watch(most=0)
+    assert run(folder, name, tmp_path / "run") == status
+    assert read == []
+    assert content(tmp_path / "run") == whole
+
+
+def test_another_choice_of_grids_is_other_work(folder, tmp_path, no_pictures, capsys):
+    """The compositions are read from files: their content counts, not their name."""
+    assert run(folder, "difull", tmp_path / "run") == 0
+    file = folder / "compositions" / "corners.parquet"
+    before = file.read_bytes()
+    data = open_data("digits", "val")
+    labels = np.array([data.label(index) for index in range(40)])
+    make_compositions(labels, np.arange(40), 2, 3, "corners", 1).save(file)
+    try:
+        capsys.readouterr()
+        assert run(folder, "difull", tmp_path / "run") == 2
+        assert "compositions corners.parquet" in capsys.readouterr().err
+    finally:
+        file.write_bytes(before)
