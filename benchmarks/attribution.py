@@ -24,7 +24,9 @@ from faithfulness.attribution import AttributionSpec, create_attribution, expand
 from faithfulness.attribution.base import Attribution
 from faithfulness.attribution.spec import parameters_of
 from faithfulness.backbones import create_backbone
+from faithfulness.core.checks import check_count
 from faithfulness.core.cli import run_command
+from faithfulness.core.errors import InputError
 from faithfulness.core.files import write_json
 from faithfulness.core.results import environment
 
@@ -108,6 +110,18 @@ def measure(
     return row
 
 
+def check_device(device: str) -> None:
+    """Raise InputError for a device that times can't be taken on here."""
+    try:
+        found = torch.device(device)
+        usable = found.type == "cpu" or (found.type == "cuda" and (found.index or 0) < torch.cuda.device_count())
+    except RuntimeError:
+        usable = False
+    if not usable:
+        cards = torch.cuda.device_count()
+        raise InputError(f"--device: expected cpu{', or cuda with a card that is here' if cards else ''}, got {device}")
+
+
 def print_row(row: dict[str, Any]) -> None:
     print(
         f"{row['attribution']:<14}{row['layer']:<8}{row['forward']:>7g}{row['backward']:>7g}"
@@ -147,6 +161,12 @@ def main(
         seed: of weights and images.
         out: folder for attribution.json.
     """
+    sizes = {"images": images, "chunk": chunk, "single": single, "repeats": repeats, "input-size": input_size}
+    for name, value in (sizes | {"num-classes": num_classes}).items():
+        check_count(f"--{name}", value)
+    if not 0 <= seed < 2**31:
+        raise InputError(f"--seed must lie in 0 … {2**31 - 1}, got {seed}")
+    check_device(device)
     torch.manual_seed(seed)
     network = create_backbone(model, num_classes, input_size=input_size).eval().to(device)
     batch = torch.randn(images, 3, input_size, input_size, device=device)

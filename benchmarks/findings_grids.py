@@ -20,8 +20,9 @@ import numpy as np
 import pandas as pd
 
 from eval.mlatt import COMMAND, MlattOptions
+from faithfulness.core.checks import check_count
 from faithfulness.core.cli import run_command
-from faithfulness.core.errors import InputError
+from faithfulness.core.errors import InputError, unknown_name
 from faithfulness.core.files import write_json
 from faithfulness.core.results import environment
 from faithfulness.core.statistics import mean_interval
@@ -238,6 +239,12 @@ def main(
         models: some of resnet, resnet_nobn, vgg, vit; all by default.
         seed: keys everything random.
     """
+    check_count("--grids", grids)
+    if not 0 <= confidence <= 1:
+        raise InputError(f"--confidence must lie in [0, 1], got {confidence}")
+    for name in models or []:
+        if name not in MODELS:
+            raise unknown_name("model", name, MODELS)
     rows = []
     for name in models or list(MODELS):
         folder = out / "models" / name
