@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs/demo
-JOBS ?= 2
+JOBS ?= 3
 TEST_FLAGS ?=
 
 .PHONY: demo test check install clean

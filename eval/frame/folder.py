@@ -109,19 +109,25 @@ def begin(out: Path, record: RunRecord, overwrite: bool, alone: bool = True) -> 
     return record
 
 
-def record_bytes(out: Path) -> bytes | None:
-    """`run.json` as it is, to be put back by `restore`."""
-    return (out / RUN).read_bytes() if (out / RUN).is_file() else None
+class Beginning:
+    """`run.json` and the parts of a folder as they are, before a run begins there."""
 
+    def __init__(self, out: Path):
+        self.out = out
+        self.parts = self._parts()
+        self.record = (out / RUN).read_bytes() if (out / RUN).is_file() else None
 
-def restore(out: Path, before: bytes | None, store: Store | None) -> None:
-    """Put `run.json` back as it was, unless parts have been finished since."""
-    if store is not None and store.files():
-        return
-    if before is None:
-        (out / RUN).unlink(missing_ok=True)
-    else:
-        (out / RUN).write_bytes(before)
+    def _parts(self) -> list[Path]:
+        return sorted((self.out / PARTS).glob(f"*{ENDING}"))
+
+    def restore(self) -> None:
+        """Put `run.json` back, unless parts have been finished since."""
+        if self._parts() != self.parts:
+            return
+        if self.record is None:
+            (self.out / RUN).unlink(missing_ok=True)
+        else:
+            (self.out / RUN).write_bytes(self.record)
 
 
 def missing_folders(out: Path) -> list[Path]:

@@ -79,10 +79,10 @@ class Session:
         methods = [f"{name}@{layer}" for layer in layers for name in names] if layers else names
         sources = {name: file_digest(name) for name in getattr(options, "attributions", None) or [] if is_in_file(name)}
         record = folder.RunRecord(self.name, settings, methods, flags, self.line, sources)
-        before = folder.record_bytes(out)
+        before = folder.Beginning(out)
         self.record = folder.begin(out, record, options.overwrite, alone=shard is None)
         if shard is None:
-            held.push(lambda kind, error, trace: folder.restore(out, before, self.run.store) if kind else None)
+            held.push(lambda kind, error, trace: before.restore() if kind else None)
 
     def check_merged(self, out: Path, settings: dict[str, Any]) -> None:
         """What is put together must be this model's, on these data; the kind of device may be another."""

@@ -86,15 +86,15 @@ def change(file, old, new):
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "said"),
+    ("file", "old", "new", "named"),
     [
-        ("net.py", "** 2", "** 3", "code of one's own net.py:make"),
-        ("net.py", "= 1.0", "= 9.0", "model digest"),
-        ("strength.py", "1.0", "3.0", "code of one's own net.py:make"),
-        ("pictures.py", "range(8)]", "range(8)]\nVALUES[3] = 0.5", "data fingerprint"),
+        ("net.py", "** 2", "** 3", "net.py:make"),
+        ("net.py", "= 1.0", "= 9.0", "net.py:make"),
+        ("strength.py", "1.0", "3.0", "net.py:make"),
+        ("pictures.py", "range(8)]", "range(8)]\nVALUES[3] = 0.5", "pictures.py:data"),
     ],
 )
-def test_code_of_ones_own_that_changes_is_another_run(here, capsys, file, old, new, said):
+def test_code_of_ones_own_that_changes_is_another_run(here, capsys, file, old, new, named):
     assert run() == 0
     assert run() == 0
     change(file, old, new)
@@ -102,11 +102,7 @@ def test_code_of_ones_own_that_changes_is_another_run(here, capsys, file, old, n
     assert run() == 2
     error = capsys.readouterr().err
     assert "already holds a run: " in error
-    shown = json.loads(Path("run/parts/run.json").read_text())["settings"]
-    assert said.partition(" ")[0] in shown or said.startswith("code")
-    assert run("--overwrite") == 0
-    assert run(out="fresh") == 0
-    assert content(here / "run") == content(here / "fresh")
+    assert f"code of one's own {named} " in error
 
 
 def test_a_picture_of_the_same_size_is_another_one(here):
