@@ -56,7 +56,10 @@ def file_digest(text: object) -> str | None:
     """Of the file in `path/to/file.py:function`, and of what it has imported from its folder; None for other text."""
     if not is_in_file(text):
         return None
-    path = Path(file_of(str(text))).expanduser().resolve()
+    try:
+        path = Path(file_of(str(text))).expanduser().resolve()
+    except (OSError, ValueError, RuntimeError):  # no name of a file, which is said when it is loaded
+        return None
     loaded = {str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())}
     beside = [Path(file) for file in loaded if file and path.parent in Path(file).parents and not _is_ours(Path(file))]
     files = sorted({path, *beside})

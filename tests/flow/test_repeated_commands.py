@@ -93,6 +93,6 @@ def test_another_choice_of_grids_is_other_work(folder, tmp_path, no_pictures, ca
     try:
         capsys.readouterr()
         assert run(folder, "difull", tmp_path / "run") == 2
-        assert "compositions corners.parquet" in capsys.readouterr().err
+        assert f"compositions {file} " in capsys.readouterr().err
     finally:
         file.write_bytes(before)

@@ -278,7 +278,8 @@ def test_leftovers_of_a_kill_are_removed(run, whole, tmp_path):
     out = tmp_path / "run"
     (out / "parts").mkdir(parents=True)
     (out / ".new").mkdir()
-    for name in ("parts/.images-000000-ab-cd.parts.x1y2", ".new/summary.json", "parts/.lock"):
+    part = "parts/.images-000000-01234567-89abcdef.parts.a1_b2c3d"
+    for name in (part, "parts/.run.json.a1b2c3d4", ".new/summary.json", "parts/.lock"):
         (out / name).touch()
     assert run() == (0, "")
     assert content(out) == whole
