@@ -111,7 +111,9 @@ class SingleDeletion:
         steps = [method.step(self.score) for method in self.methods]
         yield Pass("images", self.run.batches(), [Step("deletion", self.delete, cost=passes), *steps])
         if self.baseline:
-            batches, digest = self.run.batches(checkpoint=self.baseline), self.run.digest_of(self.baseline)
+            from eval.frame.identity import network_digest
+
+            batches, digest = self.run.batches(checkpoint=self.baseline), network_digest(self.baseline)
             yield Pass("baseline", batches, [Step("deletion", self.delete_baseline, cost=passes)], digest)
 
     def logits(self, checkpoint: Checkpoint[Any], images: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from checkpoints import Checkpoint
 from difull import Compositions, choose_confident, make_compositions
 from eval.frame.batches import ImageBatch
 from eval.frame.grid_options import Key
+from eval.frame.identity import network_digest
 from eval.frame.part import Part, merged
 from eval.frame.protocol import Pass, Step
 from eval.frame.run import Run
@@ -42,7 +43,7 @@ def confidences(run: Run[Any], checkpoint: Checkpoint[Any]) -> tuple[Tensor, Ten
 
     batches = run.all_batches(checkpoint)
     name, steps = f"confidence of {checkpoint.name}", [Step("confidence", look, cost=1.0)]
-    own = run.carry_out(Pass(name, batches, steps, run.digest_of(checkpoint)))
+    own = run.carry_out(Pass(name, batches, steps, network_digest(checkpoint)))
     found = merged(run.share(own)).table("confidence", "index")
     if not found:
         return torch.empty(0, model.num_classes), torch.empty(0, dtype=torch.int64)

@@ -17,6 +17,7 @@ from eval.frame.cautions import caution_accuracy, caution_count
 from eval.frame.compositions import composition_digest, prepare_compositions
 from eval.frame.grid_batches import GridBatch, grid_batches, make_setting
 from eval.frame.grid_options import kind_of
+from eval.frame.identity import network_digest
 from eval.frame.methods import Method, make_methods
 from eval.frame.part import Part
 from eval.frame.protocol import Pass, Step
@@ -95,7 +96,7 @@ class Grids:
             if self.baseline is not None:
                 batches = grid_batches(self.run, compositions, self.baseline)
                 steps = [self._baseline_step(case, self.baseline) for case in cases]
-                yield Pass(f"{what}, baseline", batches, steps, [depends, self.run.digest_of(self.baseline)])
+                yield Pass(f"{what}, baseline", batches, steps, [depends, network_digest(self.baseline)])
 
     def _steps(self, cases: Sequence[Case], observe: Observe) -> Iterator[Step]:
         for case in cases:

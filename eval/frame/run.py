@@ -19,7 +19,6 @@ from torch.utils.data import Dataset
 
 from checkpoints import Checkpoint, Task
 from eval.frame.batches import Items, Placement, SampleBatches
-from eval.frame.identity import network_digest
 from eval.frame.memory import fitting_chunk
 from eval.frame.methods import Method
 from eval.frame.options import ModelOptions
@@ -107,10 +106,6 @@ class Run(Generic[Options]):
         check_classes(other, self.data)
         self.place(other.model)
         return other
-
-    def digest_of(self, checkpoint: Checkpoint[Any]) -> str:
-        """What parts depend on that another model than the run's has made."""
-        return network_digest(checkpoint)
 
     @property
     def count(self) -> int:

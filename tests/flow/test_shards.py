@@ -3,21 +3,16 @@
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 
-from eval import idsds, merge
+from eval import merge
 from tests.reference.checkpoints import save_resnet
 from tests.reference.results import content
-
-FAST = ["ixg", "gradcam", "ixg-sg(samples=2)"]
-RUN = ["--limit", "6", "--batch-size", "2", "--quiet"]
+from tests.reference.short_runs import runs_below, undrawn, whole_result
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_pictures():
-    """Nothing is drawn, which takes longest; `test_pictures_too` draws."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda self, file, **settings: Path(file).write_bytes(b"drawn"))
+    with undrawn():
         yield
 
 
@@ -28,22 +23,12 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def run(checkpoint, tmp_path, capsys):
-    """Run the command into `tmp_path/NAME`; its status and what it said on stderr."""
-
-    def call(*words, name="run", methods=FAST):
-        where = ["--model", str(checkpoint), "--out", str(tmp_path / name), "--attributions", *methods]
-        status = idsds.main([*where, *RUN, *map(str, words)])
-        return status, capsys.readouterr().err
-
-    return call
+    return runs_below(checkpoint, tmp_path, capsys)
 
 
 @pytest.fixture(scope="module")
 def whole(checkpoint, tmp_path_factory):
-    """The result of a run that nothing stopped."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert idsds.main(["--model", str(checkpoint), "--out", str(out), "--attributions", *FAST, *RUN]) == 0
-    return content(out)
+    return whole_result(checkpoint, tmp_path_factory.mktemp("whole") / "run")
 
 
 def test_shards_make_the_whole(run, whole, tmp_path, capsys):
