@@ -1,0 +1,214 @@
+"""`eval.idsds` against the published loop restated, and against the floor: the passes that its definitions need.
+
+    python -m benchmarks.idsds --model resnet18 --images 8 --masks 100          # one CPU thread
+    python -m benchmarks.idsds --model resnet50 --images 64 --device cuda --out benchmarks/results
+
+Same network, same images, same methods, one after the other in one process, round by round. What is timed of
+`eval.idsds` is the call that a user makes, from Python. The floor is the number of passes times the best rate that the
+network reached in any batch size, with a gradient and without; for the precision of the run, and for drops for float32.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from benchmarks import published_loop
+from benchmarks.attribution import check_device, seconds
+from eval.idsds import evaluate
+from faithfulness.attribution import create_attribution
+from faithfulness.backbones import create_backbone
+from faithfulness.core.checks import check_count
+from faithfulness.core.cli import run_command
+from faithfulness.core.errors import InputError
+from faithfulness.core.files import write_json
+from faithfulness.core.precision import use_precision
+from faithfulness.core.results import environment
+from faithfulness.core.tables import format_table
+
+CELLS = 16
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+class Kept(Dataset[tuple[Tensor, int]]):
+    """Images that are in memory, normalized: what is timed is the evaluation, not the reading."""
+
+    classes: list[str]
+
+    def __init__(self, images: Tensor, targets: Tensor, classes: int):
+        self.images, self.targets, self.classes = images, targets, [str(index) for index in range(classes)]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.targets[index])
+
+
+def chosen(asked: list[str] | None, masks: int, cams: bool) -> list[str]:
+    """The methods to time; InputError for others than the nine."""
+    known = [name for name in published_loop.methods(masks) if cams or "cam" not in name]
+    if unknown := sorted(set(asked or []) - set(known)):
+        raise InputError(f"--attributions: expected some of {' '.join(known)}, got {' '.join(unknown)}")
+    return asked or known
+
+
+def cam_layer(network: nn.Module) -> nn.Module | None:
+    """Where the published loop hooks CAMs: a ResNet's last stage; None for networks without one."""
+    return getattr(network, "layer4", None)
+
+
+def best_rate(network: nn.Module, image: Tensor, *, backward: bool, autocast: Any, repeats: int) -> float:
+    """Images a second of the best of several batch sizes, forward or forward and backward."""
+    sizes = (8, 16, 32) if image.device.type == "cpu" else (64, 128, 256)
+
+    def work(images: Tensor) -> None:
+        with torch.set_grad_enabled(backward), autocast():
+            output = network(images.requires_grad_(backward))
+        if backward:
+            torch.autograd.grad(output[:, 0].sum(), images)
+
+    rates = []
+    for size in sizes:
+        images = image.expand(size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        work(images)
+        rates.append(size / seconds(lambda images=images: work(images), repeats, image.device.type))
+    return max(rates)
+
+
+def floor(network: Any, names: list[str], image: Tensor, precision: str, repeats: int) -> dict[str, float]:
+    """Seconds per image that the passes of the definitions take: of the drops, and of every method."""
+    device, cast = image.device.type, AUTOCAST.get(precision)
+
+    def mixed() -> torch.autocast:
+        return torch.autocast(device, cast, enabled=cast is not None)
+
+    def plain() -> torch.autocast:
+        return torch.autocast(device, enabled=False)
+
+    use_precision("32-true")
+    network = network.to(memory_format=torch.channels_last)
+    found = {"drops": (CELLS + 1) / best_rate(network, image, backward=False, autocast=plain, repeats=repeats)}
+    use_precision(precision)
+    rates = {
+        backward: best_rate(network, image, backward=backward, autocast=mixed, repeats=repeats)
+        for backward in (False, True)
+    }
+    for name in names:
+        explain = create_attribution(name, network)
+        explain(image, torch.zeros(1, dtype=torch.int64, device=image.device))
+        # At a late layer the rest of the network costs next to nothing: what counts is the pass that leads there.
+        passes = explain.passes.forward if explain.layer == "input" else 1.0
+        found[name] = passes / rates[explain.passes.backward > 0 and explain.layer == "input"]
+    return found
+
+
+def ours(network: nn.Module, data: Kept, names: list[str], precision: Any, batch_size: int) -> dict[str, float]:
+    """Mean score of each method, by the call that a user makes."""
+    device = "cuda" if next(network.parameters()).is_cuda else "cpu"
+    result = evaluate(
+        network,
+        data,
+        protocol="single",
+        attributions=names,
+        accelerator=device,
+        devices=1,
+        precision=precision,
+        batch_size=batch_size,
+        workers=0,
+    )
+    assert result is not None  # one process
+    return dict(zip(result.scores["attribution"], result.scores["mean"], strict=True))
+
+
+def theirs(network: nn.Module, data: Kept, masks: int, names: list[str], batch_size: int) -> dict[str, float]:
+    """The same by the restated loop, as torch computes unless it is told otherwise (convolutions in TF32 on a GPU)."""
+    device, known = next(network.parameters()).device, published_loop.methods(masks)
+    use_precision("tf32" if device.type == "cuda" else "32-true")
+    batches = [
+        (images.to(device), targets.to(device))
+        for images, targets in zip(data.images.split(batch_size), data.targets.split(batch_size), strict=True)
+    ]
+    layer = cam_layer(network)
+    scores = {name: published_loop.score(known[name], network, layer, batches) for name in names}
+    return {name: statistics.fmean(values) for name, values in scores.items()}
+
+
+def alternate(
+    calls: dict[str, Callable[[Kept], dict[str, float]]], data: Kept, rounds: int, device: str
+) -> tuple[dict[str, list[float]], dict[str, dict[str, float]]]:
+    """Seconds of each call, round by round, and the scores that each found; two images first, to warm up."""
+    first = Kept(data.images[:2], data.targets[:2], len(data.classes))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    scores = {name: call(first) for name, call in calls.items()}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(seconds(lambda name=name, call=call: scores.update({name: call(data)}), 1, device))
+    return times, scores
+
+
+def main(
+    model: str = "resnet18",
+    input_size: int = 224,
+    num_classes: int = 1000,
+    attributions: list[str] | None = None,
+    masks: int = 1000,
+    images: int = 8,
+    batch_size: int = 8,
+    rounds: int = 2,
+    device: str = "cpu",
+    precision: Literal["32-true", "tf32", "bf16-mixed", "16-mixed"] = "32-true",
+    seed: int = 0,
+    out: Path | None = None,
+) -> None:
+    """Time `eval.idsds` and the published loop on a network with random weights.
+
+    Args:
+        model: a timm name; one without `layer4` leaves CAMs out.
+        input_size: side of the random images in pixels.
+        num_classes: logits of the network.
+        attributions: which of the nine methods; all that the network can carry if not given.
+        masks: of RISE.
+        images: how many.
+        batch_size: of both loops.
+        rounds: how often each is run; the median counts.
+        device: cpu or cuda.
+        precision: of `eval.idsds`; the published loop runs as torch does by itself.
+        seed: of weights and images.
+        out: folder for idsds-MODEL-DEVICE-PRECISION.json.
+    """
+    sizes = {"images": images, "batch-size": batch_size, "rounds": rounds, "masks": masks, "input-size": input_size}
+    for name, value in sizes.items():
+        check_count(f"--{name}", value)
+    check_device(device)
+    torch.manual_seed(seed)
+    network = create_backbone(model, num_classes, input_size=input_size).eval().to(device)
+    names = chosen(attributions, masks, cam_layer(network.model) is not None)
+    data = Kept(torch.randn(images, 3, input_size, input_size), torch.arange(images) % num_classes, num_classes)
+    calls = {
+        "ours": lambda data: ours(network, data, names, precision, batch_size),
+        "theirs": lambda data: theirs(network.model, data, masks, names, batch_size),
+    }
+    times, scores = alternate(calls, data, rounds, device)
+    least = floor(network, names, data.images[:1].to(device), precision, 3)
+    rows = {name: statistics.median(found) / images for name, found in times.items()} | {"floor": sum(least.values())}
+    ratios = {"times_faster": rows["theirs"] / rows["ours"], "over_floor": rows["ours"] / rows["floor"]}
+    print(format_table(("", "s/image"), [(name, f"{value:.4f}") for name, value in rows.items()]))
+    print(f"{ratios['times_faster']:.2f} times as fast as the restated loop, {ratios['over_floor']:.2f} of the floor")
+    if out is not None:
+        settings = {"model": model, **sizes, "precision": precision, "threads": torch.get_num_threads(), "seed": seed}
+        card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+        found = {"seconds_per_image": rows, "times": times, **ratios, "floor": least, "scores": scores}
+        content = {"device": card, "settings": settings, **found, "environment": environment()}
+        write_json(out / f"idsds-{model}-{device}-{precision}.json", content)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
