@@ -34,3 +34,10 @@ def diverged(monkeypatch):
         return checkpoint
 
     monkeypatch.setattr(eval.frame.run, "load_named", load_diverged)
+
+
+@pytest.fixture
+def heads_left_out(monkeypatch):
+    """What is proven of the heads has its own tests, and takes a minute."""
+    monkeypatch.setattr("difull.leakage.leakage_proofs", lambda *setting, **tries: [])
+    monkeypatch.setattr("difull.influence_map", lambda *setting, **chunk: torch.ones(2, 2, dtype=torch.bool))

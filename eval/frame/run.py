@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -31,7 +30,7 @@ from faithfulness.core.checks import check_logits, check_maps
 from faithfulness.core.errors import InputError
 from faithfulness.core.hardware import share_workers
 from faithfulness.core.precision import ieee, use_precision
-from faithfulness.core.progress import Progress
+from faithfulness.core.progress import Progress, silence_lightning
 from faithfulness.core.stopping import is_first, watching_others
 from faithfulness.data import IndexedData, KeyedSamples, normalize
 from faithfulness.report import visible
@@ -77,7 +76,7 @@ class Run(Generic[Options]):
         data = data.at_size(checkpoint.model.input_size[0])
         check_classes(checkpoint, data)
         processes = processes_of(options)
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+        silence_lightning()
         fabric = Fabric(
             accelerator=options.accelerator,
             devices=options.devices,

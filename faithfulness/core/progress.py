@@ -5,6 +5,7 @@ All of it goes to stderr, so that what a command prints can be piped.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -155,3 +156,12 @@ def duration(seconds: float) -> str:
 def size(count: float) -> str:
     """Bytes as people say them: 640 MB, 1.2 GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
+
+
+def silence_lightning() -> None:
+    """Keep Lightning's notes to itself (its banner of processes, hints on precision); its warnings stay.
+
+    Fabric speaks by whichever of the two loggers was imported last.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)

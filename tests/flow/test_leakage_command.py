@@ -16,15 +16,21 @@ def files(tmp_path_factory):
     return save_compositions(tmp_path_factory.mktemp("files"))
 
 
-def test_leakage_passes_and_fails(checkpoint, tmp_path, capsys):
-    arguments = ["--model", checkpoint, "--limit", "8", "--setting", "difull", "--tries", "3"]
-    assert run("leakage", *arguments, "--out", tmp_path / "clean") == 0
+ARGUMENTS = ["--limit", "8", "--setting", "difull", "--tries", "3"]
+
+
+def test_what_does_not_leak_passes(checkpoint, tmp_path):
+    assert run("leakage", "--model", checkpoint, *ARGUMENTS, "--out", tmp_path / "clean") == 0
     summary = summary_of(tmp_path / "clean")
     assert summary["passed"]
     assert [entry["verdict"] for entry in summary["proofs"]] == ["proven"] * 4 + ["tested"]
     assert summary["settings"]["tries"] == summary["proofs"][0]["numbers"]["random_contents_tried"] == 3
     assert (tmp_path / "clean/plots/influence-2x2.png").is_file()
-    assert run("leakage", *arguments, "--fill", "blur", "--out", tmp_path / "blur") == 1
+
+
+@pytest.mark.usefixtures("heads_left_out")
+def test_a_fill_that_leaks_fails(checkpoint, tmp_path, capsys):
+    assert run("leakage", "--model", checkpoint, *ARGUMENTS, "--fill", "blur", "--out", tmp_path / "blur") == 1
     failed = [proof for proof in summary_of(tmp_path / "blur")["proofs"] if not proof["passed"]]
     assert [proof["found"] for proof in failed] == [["fill 'blur' reads the deleted pixels"]]
     assert "fill 'blur' reads the deleted pixels" in capsys.readouterr().out

@@ -4,16 +4,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from checkpoints import save_checkpoint, save_segmenter
 from difull import make_compositions
 from eval import leakage
 from eval.frame.batches import Items, SampleBatches
-from faithfulness.core import DeletionSpec
 from faithfulness.data import open_data
-from tests.reference.every_command import COMMANDS
-from tests.reference.networks import small_resnet
+from tests.reference.every_command import COMMANDS, prepare
 from tests.reference.results import content
-from tests.reference.tiny_models import tiny_segmenter
 
 LEAKAGE = ["--setting", "gridpg", "--tries", "4", "--grids", "1"]
 ALL = COMMANDS | {"leakage": (leakage, LEAKAGE)}
@@ -22,16 +18,7 @@ ALL = COMMANDS | {"leakage": (leakage, LEAKAGE)}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repeated")
-    classes = [str(digit) for digit in range(10)]
-    save_checkpoint(folder / "resnet", small_resnet(10), deletion=DeletionSpec(), classes=classes, training={})
-    own = {"deletion": DeletionSpec(), "classes": ["background", *classes], "training": {}}
-    save_segmenter(folder / "segmenter", tiny_segmenter(), **own)
-    data = open_data("digits", "val")
-    labels = np.array([data.label(index) for index in range(40)])
-    (folder / "compositions").mkdir()
-    for kind in ("distinct", "corners"):
-        made = make_compositions(labels, np.arange(40), 2, 3, kind)
-        made.save(folder / "compositions" / f"{kind}.parquet")
+    prepare(folder, grids=3)
     return folder
 
 

@@ -35,12 +35,12 @@ def tiny_vgg(size=CELL, pools=5):
 
 def tiny_convnext():
     torch.manual_seed(0)
-    return create_backbone("test_convnext", 5, input_size=CELL).eval()
+    return create_backbone("test_convnext", 5, input_size=CELL, depths=(1, 1, 1, 1)).eval()
 
 
 def tiny_vit(**arguments):
     torch.manual_seed(0)
-    small = {"img_size": CELL, "depth": 3, "embed_dim": 48}
+    small = {"img_size": CELL, "depth": 2, "embed_dim": 48}
     return create_backbone("vit_tiny_patch16_224", 5, input_size=CELL, **{**small, **arguments}).eval()
 
 

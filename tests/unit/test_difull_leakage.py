@@ -12,6 +12,9 @@ from faithfulness.backbones import InputOnlyModel, create_backbone
 from tests.reference.grids import MODELS, SIDE, grid_side, plain_cnn, random_grids, tiny_vit
 from tests.reference.leaky_settings import SqueezeExcite, SwallowsNaN
 
+# Checking the types of what is called that often takes longer than the calls.
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 class PoolsWholeGrid(DiPart):
     def head_part(self, features, cell):
