@@ -25,7 +25,8 @@ class ModelOptions:
     Args:
         model: checkpoint folder, weight file (with --arch), timm:NAME, hf-hub:ORG/NAME, or file.py:function that
             returns a network.
-        data: digits, imagefolder:PATH, imagenet:PATH, or file.py:function that returns a data set of (image, label).
+        data: digits, imagefolder:PATH, imagenet:PATH, hfds:PATH or hfds:ORG/NAME (parquet, as on the Hugging Face
+            Hub), or file.py:function that returns a data set of (image, label).
         split: which split of the data.
         limit: look at the first N images only, the same N for every model and method; all by default.
         chunk: the most images in one pass, which bounds the memory; by default as many as fit, at most 256.

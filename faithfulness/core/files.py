@@ -69,6 +69,9 @@ OF_EVALUATION = (
     "compositions/*.parquet",
 )
 """The files of an evaluation whose summary doesn't list them, as of earlier ones."""
+COMPARISON = "compare.json"
+OF_COMPARISON = (COMPARISON, "compare.csv", "plots/*.png")
+"""What `eval.compare` writes."""
 
 
 def check_out(
@@ -143,7 +146,7 @@ def kind_of_run(folder: Path) -> str | None:
         return "training"
     if any((folder / name).exists() for name in _WEIGHTS[:3]):
         return None
-    for name, needs in (("summary.json", {"schema", "protocol"}), (RUN, {"protocol"})):
+    for name, needs in (("summary.json", {"schema", "protocol"}), (RUN, {"protocol"}), (COMPARISON, {"protocol"})):
         content = _read_json(folder / name)
         if needs <= content.keys():
             return str(content["protocol"])
@@ -185,7 +188,7 @@ def _is_own(path: str, kind: str, folder: Path) -> bool:
         return True
     if kind != "training" and isinstance(listed, list) and listed:
         return path in listed
-    patterns = OF_TRAINING if kind == "training" else OF_EVALUATION
+    patterns = {"training": OF_TRAINING, "compare": OF_COMPARISON}.get(kind, OF_EVALUATION)
     return any(fnmatchcase(path, pattern) for pattern in patterns)
 
 

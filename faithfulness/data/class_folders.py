@@ -109,11 +109,11 @@ class _Search:
                     link = _Link(below, label, (real, *holders))
                     if os.path.isdir(entry.path):
                         self._folder_links.append(link)
-                    elif _is_image(entry.name):
+                    elif is_image(entry.name):
                         self._file_links.append(link)
                 elif entry.is_dir():
                     folders.append((below, os.path.join(real, entry.name)))
-                elif _is_image(entry.name):
+                elif is_image(entry.name):
                     self.files.append((below, label))
                     self._full.add(real)
 
@@ -132,7 +132,7 @@ class _Search:
         for link in sorted(self._file_links):
             target = self._target(link)
             folder, name = os.path.split(target)
-            owner = self._owners.get(folder) if _is_image(name) else None
+            owner = self._owners.get(folder) if is_image(name) else None
             owner = self._linked.get(target) if owner is None else owner
             if owner is not None and os.path.exists(target):
                 self._leave_out(link.path, link.label, owner)
@@ -159,5 +159,6 @@ class _Search:
         self.left_out += 1
 
 
-def _is_image(name: bytes) -> bool:
+def is_image(name: bytes) -> bool:
+    """Whether a file is taken for a picture: by its ending, and not if it is hidden."""
     return name.lower().endswith(_ENDINGS) and not name.startswith(b".")

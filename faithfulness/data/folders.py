@@ -1,4 +1,4 @@
-"""Images in local folders: one folder per class, and ImageNet as it unpacks."""
+"""Images in local folders: one folder per class."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def _size(path: str) -> int | str:
         return "missing"
 
 
-def _existing_folder(kind: str, path: str | None) -> Path:
+def existing_folder(kind: str, path: str | None) -> Path:
+    """The folder that `--data KIND:PATH` names; InputError unless there is one."""
     if not path:
         raise InputError(f"{kind} needs a folder: --data {kind}:PATH")
     root = Path(path).expanduser()
@@ -108,7 +109,7 @@ def _existing_folder(kind: str, path: str | None) -> Path:
     return root
 
 
-def _ordered(
+def in_order(
     folder: Path, files: list[tuple[bytes, int]], order: Callable[[bytes], Any]
 ) -> Iterable[tuple[bytes, int]]:
     """Files below a folder, sorted by what `order` makes of their path there."""
@@ -124,29 +125,12 @@ def open_imagefolder(path: str | None, *, split: str, **unused: object) -> Folde
     Files come in the order of a digest of their names, so that the first N are spread over classes
     and are the same N for every model and method.
     """
-    root = _existing_folder("imagefolder", path)
+    root = existing_folder("imagefolder", path)
     folder = root / split
     if not folder.is_dir():
         if (root / "train").is_dir() or (root / "val").is_dir() or split == "train":
             raise InputError(f"no folder {folder}; expected {root}/train/CLASS/* and {root}/val/CLASS/*")
         folder = root
     classes, files = class_files(folder)
-    ordered = _ordered(folder, files, lambda path: hashlib.sha256(path).digest())
+    ordered = in_order(folder, files, lambda path: hashlib.sha256(path).digest())
     return FolderData(f"imagefolder:{path}", split, folder, classes, ordered)
-
-
-@DATA.decorator("imagenet")
-def open_imagenet(path: str | None, *, split: str, **unused: object) -> FolderData:
-    """PATH/train/WNID/* and PATH/val/WNID/*, 1000 folders each; ordered by file name.
-
-    The names of the validation files are in random order of class, so their first N are spread.
-    """
-    root = _existing_folder("imagenet", path)
-    folder = root / split
-    if not folder.is_dir():
-        raise InputError(f"no folder {folder}; expected {root}/train/WNID/*.JPEG and {root}/val/WNID/*.JPEG")
-    classes, files = class_files(folder)
-    if len(classes) != 1000:
-        raise InputError(f"{folder} holds {len(classes)} class folders; ImageNet has 1000")
-    ordered = _ordered(folder, files, lambda path: (path.rpartition(b"/")[2], path.split(b"/")))
-    return FolderData(f"imagenet:{path}", split, folder, classes, ordered)

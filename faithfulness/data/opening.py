@@ -17,10 +17,11 @@ def open_data(
     """Open what `--data` names, or a data set of one's own.
 
     Args:
-        data: `digits`, `imagefolder:PATH`, `imagenet:PATH`, or `path/to/file.py:function`, where function(split)
-            or function() returns a data set. A data set is an `ImageData`, or any torch `Dataset` of (image, label):
-            the image a PIL picture, pixels uint8 (3, H, W), or float (3, H, W), already normalized and of the
-            model's size; the label an int. From Python also a dict of one per split, or a function of the split.
+        data: `digits`, `imagefolder:PATH`, `imagenet:PATH`, `hfds:PATH` or `hfds:ORG/NAME` (parquet files, as on the
+            Hugging Face Hub), or `path/to/file.py:function`, where function(split) or function() returns a data set.
+            A data set is an `ImageData`, or any torch `Dataset` of (image, label): the image a PIL picture, pixels
+            uint8 (3, H, W), or float (3, H, W), already normalized and of the model's size; the label an int. From
+            Python also a dict of one per split, or a function of the split.
         split: "train" or "val".
         size: side in pixels of data that are rendered, their own by default; others are resized by the transforms.
         seed, count: which scenes and how many of them, for data that are rendered.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 import struct
 import warnings
@@ -33,9 +34,15 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("not a regular file")
+    with _quietly_opened(path) as picture:
+        yield picture
+
+
+@contextmanager
+def _quietly_opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(path) as picture:
+        with Image.open(source) as picture:
             yield picture
 
 
@@ -55,8 +62,26 @@ def read_image(path: Path) -> Image.Image:
         with opened(path) as picture:
             return to_rgb(picture)
     except _OF_FILES as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CorruptImage(f"corrupt image {path} ({reason}); --skip-corrupt counts such files and goes on") from error
+        raise corrupt_image(path, error) from error
+
+
+def decode_image(content: bytes, where: str) -> Image.Image:
+    """Decode the content of a picture file, as `read_image` does; `where` it is from is for the message.
+
+    Raises:
+        CorruptImage: as `read_image`.
+    """
+    try:
+        with _quietly_opened(io.BytesIO(content)) as picture:
+            return to_rgb(picture)
+    except _OF_FILES as error:
+        raise corrupt_image(where, error) from error
+
+
+def corrupt_image(where: object, error: Exception) -> CorruptImage:
+    """What a picture that can't be had is called: in a line, with the reason."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CorruptImage(f"corrupt image {where} ({reason}); --skip-corrupt counts such files and goes on")
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

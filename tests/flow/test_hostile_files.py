@@ -17,14 +17,16 @@ from hypothesis import strategies as st
 from checkpoints import load_model
 from difull import Compositions
 from faithfulness.core import InputError
+from faithfulness.data import open_data
 from faithfulness.data.pictures import read_image
-from tests.reference import hostile_configs, hostile_pictures, hostile_tables, hostile_weights
+from tests.reference import hostile_configs, hostile_hub, hostile_pictures, hostile_tables, hostile_weights
 from tests.reference.hostile import Case, checkpoint_files, lay_checkpoint
 
 CASES = [*hostile_weights.CASES, *hostile_configs.CASES, *hostile_pictures.CASES, *hostile_tables.CASES]
+CASES += hostile_hub.CASES
 SECONDS, BYTES = 20, 4 << 30
 AFTER_ALL = ("all corrupt and skipped", "all dangling and skipped", "mask: all void", "mask: all background")
-AFTER_ALL += ("mask: a bomb, skipped", "mat: empty, skipped")
+AFTER_ALL += ("mask: a bomb, skipped", "mat: empty, skipped", "parquet: all corrupt and skipped")
 """What shows only once everything has been looked at; that is kept, as of any run that ends before its result."""
 
 
@@ -101,12 +103,17 @@ READERS = {
     "x.png": (hostile_pictures.PNG, 200, 150),
     "x.jpg": (hostile_pictures.JPEG, 700, 150),
     "x.parquet": (hostile_tables.WHOLE, 10_000, 150),
+    "validation.parquet": (hostile_hub.WHOLE, 10_000, 150),
 }
 """Name of a file -> its whole content, how many bytes are changed at most, how many examples."""
 
 
 def read(path: Path) -> None:
-    if path.suffix == ".parquet":
+    if path.name == "validation.parquet":
+        data = open_data(f"hfds:{path.parent}")
+        for index in range(len(data)):
+            data.example(index)
+    elif path.suffix == ".parquet":
         Compositions.load(path)
     elif path.suffix in (".png", ".jpg"):
         read_image(path)

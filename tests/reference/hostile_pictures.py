@@ -270,7 +270,7 @@ CASES = [
     Case("all dangling and skipped", "could be read", whole_folder(_all_dangling, "--skip-corrupt")),
     Case("imagenet: two classes", "1000", imagenet(lambda pets: None)),
     Case("imagenet: no validation", "no folder", imagenet(lambda pets: (pets / "val").rename(pets / "test"))),
-    Case("imagenet: no images", "no images", imagenet(_no_classes)),
+    Case("imagenet: no labels", "ILSVRC2012_devkit_t12", imagenet(_no_classes)),
     Case(
         "training: other classes",
         "classes",
