@@ -14,3 +14,8 @@ from .observation import finite_logits as finite_logits
 from .observation import in_chunks as in_chunks
 from .observation import probe_features as probe_features
 from .observation import whole_logits as whole_logits
+from .published import PUBLISHED_NAMES as PUBLISHED_NAMES
+from .published import PUBLISHED_SCORES as PUBLISHED_SCORES
+from .published import READING_ERROR as READING_ERROR
+from .published import SOURCE as SOURCE
+from .published import published_scores as published_scores

@@ -270,3 +270,8 @@ def _unknown_flag(typed: str, flags: Mapping[str, Flag]) -> InputError:
     known = [*(flag.spelling.lstrip("-") for flag in flags.values()), *_EVERYWHERE]
     near = [f"--{name}" for name in near_matches(typed.lstrip("-").replace("_", "-"), known)]
     return InputError(f"unknown flag {typed}; " + (f"did you mean {', '.join(near)}?" if near else "see --help"))
+
+
+def named_first(arguments: list[str], flag: str) -> list[str]:
+    """A command line whose first words may be the value of `flag`: `release DIR …` is `release --folder DIR …`."""
+    return [flag, *arguments] if arguments and not arguments[0].startswith("-") else arguments

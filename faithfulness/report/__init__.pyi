@@ -2,6 +2,7 @@ from .boxes import box_figure as box_figure
 from .boxes import distributions as distributions
 from .curves import plot_curves as plot_curves
 from .curves import plot_scatter as plot_scatter
+from .differences import difference_figure as difference_figure
 from .grids import aggregate_figure as aggregate_figure
 from .grids import heat_map_figure as heat_map_figure
 from .grids import influence_figure as influence_figure

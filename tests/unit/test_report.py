@@ -37,6 +37,13 @@ def rows(*methods, metric="idsds", higher=True):
     ]
 
 
+def differences(*methods):
+    """The first differs, the others are not known."""
+    none = {"difference": None, "ci95": [None, None], "detectable": None, "better": None}
+    known = {"difference": 0.2, "ci95": [0.1, 0.3], "detectable": 0.15, "better": "reference"}
+    return [row | (none if place else known) for place, row in enumerate(rows(*((name, "input") for name in methods)))]
+
+
 def maps_and_scores(count=100, side=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 1, side, side, generator=generator), torch.rand(count, generator=generator)
@@ -94,6 +101,9 @@ FIGURES = {
         {"ixg": np.array([0.1, np.nan, 0.4]), LONG: np.full(3, np.nan), "none": np.array([])}, "idsds", "t"
     ),
     "test_matrix": lambda: report.test_matrix(["a", LONG], [[math.nan, 0.01], [0.0001, math.nan]], "t"),
+    "difference_figure": lambda: report.difference_figure(
+        {"A − B": differences("ixg", LONG), "A − C": differences("gradcam", LONG)}, "t"
+    ),
     "evidence": lambda: report.evidence({"model": found(), "baseline": found(0.1) | {"name": "m"}}, GRID, "t"),
     "examples": lambda: report.examples(kept(["ixg", "gradcam", "flat"]), ["gradcam", "ixg", "flat"], GRID, "t"),
     "plot_examples": lambda: report.plot_examples(
@@ -148,6 +158,18 @@ def test_every_figure_has_its_title_needs_no_display_and_is_whole(name, tmp_path
 def test_no_figure_goes_through_pyplot():
     """Which would look for a display, and keep every figure."""
     assert [file.name for file in Path(report.__file__).parent.glob("*.py") if "pyplot" in file.read_text()] == []
+
+
+def test_differences_say_which_are_shown_and_what_would_go_unseen():
+    first, second = (figure := FIGURES["difference_figure"]()).axes
+    assert first.get_xlabel() == "difference in IDSDS (higher is better)\nmean, 95 % interval, n = 9"
+    assert [text.get_text() for text in second.texts] == ["undefined"]
+    (band,) = first.patches
+    assert (band.get_x(), band.get_width()) == (-0.15, pytest.approx(0.3))
+    mark = first.lines[-1]
+    assert mark.get_markerfacecolor() == mark.get_color()
+    figure.draw_without_rendering()
+    assert figure.legends[0].get_window_extent().y1 < first.xaxis.label.get_window_extent().y0
 
 
 def test_a_ranking_says_which_way_is_better_and_its_legend_covers_no_row():
