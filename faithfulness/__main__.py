@@ -15,7 +15,11 @@ from pathlib import Path
 from faithfulness.core.errors import near_matches, shown
 from faithfulness.core.shadows import ROOT, command_name, refuse_shadows
 
-PACKAGES = {"eval": ("evaluate", "*.py"), "training": ("train", "*_finetune.py")}
+PACKAGES = {
+    "eval": ("evaluate", "*.py"),
+    "training": ("train", "*_finetune.py"),
+    "checkpoints": ("exchange checkpoints", "*.py"),
+}
 """Package of commands -> its heading in help, and its files that may be commands."""
 _WAY_OUT = "rename it, or take its folder off PYTHONPATH"
 

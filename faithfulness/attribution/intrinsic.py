@@ -18,7 +18,8 @@ from faithfulness.attribution.base import (
 )
 from faithfulness.attribution.switches import switched
 from faithfulness.backbones.networks.bagnet import BagNet
-from faithfulness.backbones.networks.bcos import BcosConv2d, BcosResNet
+from faithfulness.backbones.networks.bcos import BcosLayer, BcosResNet
+from faithfulness.backbones.networks.bcos_vit import BcosViT
 from faithfulness.backbones.timm_models import TimmBackbone
 from faithfulness.core.errors import InputError
 
@@ -30,7 +31,7 @@ class Intrinsic(Attribution):
     logits_only = True
 
     def __init__(self, model: nn.Module, layer: str | None = None, *, cell: int | None = None, **common: Any):
-        if isinstance(model, (BagNet, BcosResNet)):
+        if isinstance(model, (BagNet, BcosResNet, BcosViT)):
             model = TimmBackbone(model)
         super().__init__(model, layer, cell=cell, **common)
         self.parts = [module for module in self.model.modules() if isinstance(module, self.part)]
@@ -149,7 +150,8 @@ class BcosContributions(Intrinsic):
     """Contributions of a B-cos network's dynamic linear map, W(x)·x (Böhle et al. 2024, section 3).
 
     At the input they are those of the six channels [x, 1 − x], summed; at another layer those of its
-    activations. They sum to the logit less its constant bias, which is −log(classes − 1).
+    activations. They sum to the logit less its constant bias, which is −log(classes − 1); not in a vision transformer,
+    where the positions of the tokens have a share.
 
     Raises:
         InputError: a network without B-cos layers.
@@ -157,7 +159,7 @@ class BcosContributions(Intrinsic):
 
     paper = "Böhle et al. 2024"
     needs = "a B-cos network"
-    part = BcosConv2d
+    part = BcosLayer
 
     def __init__(self, model: nn.Module, layer: str | None = None, **common: Any):
         super().__init__(model, layer, **common)

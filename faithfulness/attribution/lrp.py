@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from faithfulness.attribution.base import Attribution, Passes, pull_back, register_attribution, select_logits, upcast
 from faithfulness.attribution.lrp_mode import RULES, Composite, RelevanceMode
 from faithfulness.attribution.switches import switched
-from faithfulness.backbones.networks.bcos import BcosConv2d
+from faithfulness.backbones.networks.bcos import BcosLayer
 from faithfulness.core.errors import InputError
 
 SUPPORTED: tuple[type[nn.Module], ...] = (
@@ -34,7 +34,7 @@ def unsupported_layer(model: nn.Module) -> str | None:
     for module in model.modules():
         library = type(module).__module__.split(".")[0] in ("torch", "timm")
         known = (*SUPPORTED, nn.Sequential, nn.ModuleList)
-        if isinstance(module, BcosConv2d):
+        if isinstance(module, BcosLayer):
             return type(module).__name__
         if library and not any(True for _ in module.children()) and not isinstance(module, known):
             return type(module).__name__

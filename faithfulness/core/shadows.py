@@ -1,6 +1,6 @@
 """Files of the user's that are found in place of this suite's packages, because their folder is searched first.
 
-Stands alone: `eval` and `training` run it by its path, before anything of the suite is imported by name.
+Stands alone: the packages of commands run it by its path, before anything of the suite is imported by name.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NEEDS = {
     "eval": ("faithfulness", "idsds", "difull", "dea", "checkpoints", "eval"),
     "training": ("faithfulness", "difull", "checkpoints", "training"),
+    "checkpoints": ("faithfulness", "checkpoints"),
 }
 """Package of commands -> packages that its commands import."""
 

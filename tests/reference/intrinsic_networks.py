@@ -7,6 +7,7 @@ from faithfulness.backbones import create_backbone
 
 BAGNETS = ["bagnet9_small", "bagnet17_small", "bagnet33_small"]
 PLAIN = ["resnet10_nobn_small", "resnet10_nobn_nobias_small", "vgg8_small", "vgg8_nobias_small"]
+PLAIN += ["fixup_resnet14_small", "x_resnet14_small"]
 
 
 def make_backbone(name: str, dtype: torch.dtype = torch.float32, **arguments):

@@ -113,7 +113,7 @@ def test_bcos_contributions_are_those_of_the_linear_map_written_out():
     assert torch.allclose(found, expected, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["resnet10_nobn_nobias_small", "vgg8_nobias_small"])
+@pytest.mark.parametrize("name", ["resnet10_nobn_nobias_small", "vgg8_nobias_small", "x_resnet14_small"])
 @pytest.mark.parametrize("layer", ["input", "middle"])
 def test_without_biases_input_times_gradient_is_integrated_gradients(name, layer):
     backbone = make_backbone(name, torch.float64)

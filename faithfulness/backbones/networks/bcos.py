@@ -32,18 +32,24 @@ class UnitConv2d(nn.Conv2d):
         return self._conv_forward(input, weight, None)
 
 
-class BcosConv2d(nn.Module):
-    """A B-cos convolution without bias: (B, C, H, W) -> (B, outputs, h, w).
+class BcosLayer(nn.Module):
+    """A layer that is a linear map of its input, by weights that depend on the input.
 
-    While `explaining`, the factor |cos|^(B−1) is a constant to autograd, so that the gradient is the
-    dynamic linear map itself.
+    While `explaining`, these weights are constants to autograd, so that the gradient is the dynamic linear map itself.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.explaining = False
+
+
+class BcosConv2d(BcosLayer):
+    """A B-cos convolution without bias: (B, C, H, W) -> (B, outputs, h, w), with the factor |cos|^(B−1)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, padding: int = 0, b: float = 2.0):
         super().__init__()
         self.linear = UnitConv2d(inputs, outputs, kernel, stride, padding, bias=False)
         self.b = b
-        self.explaining = False
 
     def forward(self, x: Tensor) -> Tensor:
         """|cos(x, w)|^(B−1) · ŵᵀx for each patch x."""
@@ -76,6 +82,18 @@ class BatchNormUncentered2d(nn.BatchNorm2d):
                     self.running_var.lerp_(var.detach().to(self.running_var.dtype), self.momentum or 0.1)
                     self.num_batches_tracked.add_(1)
         return input * (self.weight * (var + self.eps).rsqrt()).view(-1, 1, 1)
+
+
+def six_channels(images: Tensor, config: Any) -> Tensor:
+    """[x, 1 − x] in (B, 6, H, W) of images that are normalized by the mean and std of a config, x in [0, 1]."""
+    mean, std = (images.new_tensor(config[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    x = images * std + mean
+    return torch.cat([x, 1 - x], dim=1)
+
+
+def log_odds(classes: int) -> float:
+    """Of one class among so many: the logit bias with which training by binary cross entropy starts."""
+    return -math.log(classes - 1) if classes > 1 else 0.0
 
 
 class BcosBlock(nn.Module):
@@ -163,8 +181,7 @@ class BcosResNet(nn.Module):
         self.num_classes = num_classes
         self.fc = BcosConv2d(self.num_features, num_classes) if num_classes else nn.Identity()
         self.fc.to(self.conv1.linear.weight)
-        log_odds = -math.log(num_classes - 1) if num_classes > 1 else 0.0
-        self.logit_bias = log_odds if self.fixed_bias is None else self.fixed_bias
+        self.logit_bias = log_odds(num_classes) if self.fixed_bias is None else self.fixed_bias
 
     def get_classifier(self) -> nn.Module:
         """The last layer, a 1×1 convolution before pooling."""
@@ -172,9 +189,7 @@ class BcosResNet(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """[x, 1 − x] in (B, 6, H, W) of normalized images, x in [0, 1] by the model's own mean and std."""
-        mean, std = (images.new_tensor(self.pretrained_cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
-        x = images * std + mean
-        return torch.cat([x, 1 - x], dim=1)
+        return six_channels(images, self.pretrained_cfg)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Features (B, C, h, w) of images."""

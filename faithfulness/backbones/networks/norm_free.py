@@ -3,7 +3,7 @@
 A ReLU network without biases is homogeneous: f(αx) = αf(x) for α ≥ 0, so that integrated gradients from
 a zero baseline and input × gradient are the same map (Hesse et al. 2021, Fast Axiomatic Attribution).
 Without normalization, residual branches start scaled by a learned factor of 1/√blocks, so that
-activations neither grow nor fade with depth; the published networks use Fixup (Zhang et al. 2019).
+activations neither grow nor fade with depth; the published networks use Fixup, see `fixup`.
 """
 
 from __future__ import annotations
@@ -111,6 +111,7 @@ class SmallHeadVGG(VGG):
 
 
 _VGG16 = (*(64, 64, "M", 128, 128, "M", 256, 256, 256, "M"), *(512, 512, 512, "M", 512, 512, 512, "M"))
+_X_VGG16 = Variant({"cfg": _VGG16, "bias": False}, 224, "features.0", "head.fc")
 _VGG8 = (16, "M", 32, "M", 64, "M", 96, "M", 96, "M")
 _RESNET50 = {"block": Bottleneck, "layers": (3, 4, 6, 3)}
 _RESNET10 = {
@@ -136,7 +137,8 @@ register_variants(
     SmallHeadVGG,
     __name__,
     {
-        "vgg16_nobias": Variant({"cfg": _VGG16, "bias": False}, 224, "features.0", "head.fc"),
+        "vgg16_nobias": _X_VGG16,
+        "x_vgg16": _X_VGG16,  # as the published weights call it
         "vgg8_small": Variant({"cfg": _VGG8, "head_size": 2, "hidden": 256}, 64, "features.0", "head.fc"),
         "vgg8_nobias_small": Variant(
             {"cfg": _VGG8, "head_size": 2, "hidden": 256, "bias": False}, 64, "features.0", "head.fc"
