@@ -2,7 +2,7 @@
 
 model.safetensors   weights
 config.json         timm's model config, plus `deletion`, `composite`, `label_names`, and `own` for a user's network
-training.json       settings, versions, commit, data fingerprint, metrics, digest of the weights
+training.json       command, settings, versions, commit, data fingerprint, metrics, license, base model, digest
 README.md           model card
 """
 
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import timm
-from safetensors.torch import save_file
 from torch import nn
 
 from checkpoints.card import model_card
 from checkpoints.config import CONFIG, PRETRAINED_KEYS, check_config, network_arguments
+from checkpoints.header import metadata_of, save_weights
 from checkpoints.values import check_extent
 from faithfulness.backbones import Explainable, InputOnlyModel, OwnSegmenter, TimmBackbone
 from faithfulness.core.deletion import DeletionSpec
@@ -73,7 +73,7 @@ def save_checkpoint(
     backbone: Any,
     *,
     deletion: DeletionSpec | None,
-    classes: list[str],
+    classes: list[str] | None,
     training: dict[str, Any],
     composite: dict[str, Any] | None = None,
 ) -> None:
@@ -84,6 +84,7 @@ def save_checkpoint(
 
     Args:
         backbone: a `TimmBackbone`, or a network of the user's own as `load_model` gives it.
+        classes: their names in order; None if they aren't known.
         composite: how the model saw grids in training: share of the images, scale, setting.
     """
     config = _timm_config(backbone) if is_known(backbone) else own_config(backbone)
@@ -126,19 +127,20 @@ def write_folder(
     model: nn.Module,
     config: dict[str, Any],
     deletion: DeletionSpec | None,
-    classes: list[str],
+    classes: list[str] | None,
     training: dict[str, Any],
 ) -> None:
     """The four files of a checkpoint: a model's own weights, its config and what is known of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(folder / WEIGHTS) as temporary:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, temporary)
-    training = {**training, "sha256": sha256_file(folder / WEIGHTS)}
     config = config | {"label_names": classes, "deletion": deletion.to_dict() if deletion else None}
+    with atomic_file(folder / WEIGHTS) as temporary:
+        state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+        save_weights(temporary, state, metadata_of(config, training))
+    training = {**training, "sha256": sha256_file(folder / WEIGHTS)}
     write_json(folder / CONFIG, config)
     write_json(folder / TRAINING, training)
     with atomic_file(folder / CARD) as temporary:
-        temporary.write_text(model_card(folder.name, config, training), encoding="utf-8")
+        temporary.write_text(model_card(folder, config, training), encoding="utf-8")
 
 
 def _timm_config(backbone: TimmBackbone) -> dict[str, Any]:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 
 from checkpoints.config import CONFIG, network_arguments
 from checkpoints.format import WEIGHTS, Checkpoint, is_known, own_name, own_weights, read_folder
-from checkpoints.weights import fill_weights, read_weights, rows_of
+from checkpoints.published import as_published, is_published
+from checkpoints.renaming import fit_names
+from checkpoints.weights import WeightFile, check_names, fill_weights, read_file, read_weights, rows_of
 from faithfulness.backbones import adopt_classifier, create_backbone
 from faithfulness.backbones.backbone import check_logits
 from faithfulness.core.deletion import DeletionSpec
@@ -75,7 +78,8 @@ def load_model(
         model: a folder, a weight file, `timm:NAME` (a bare timm name too), `hf-hub:ORG/NAME`,
             `path/to/file.py:function`, where function() or function(num_classes) returns a network, or the network
             itself: a `Backbone`, a timm model, or any module with logits (B, classes). It isn't changed.
-        arch: the timm name of a weight file's architecture; `path/to/file.py:function`, or the function, that makes
+        arch: the timm name of a weight file's architecture, where the file doesn't say it; its weights may be named
+            as by torchvision or the published networks; `path/to/file.py:function`, or the function, that makes
             the network whose weights a file or folder holds.
         num_classes: logits of an untrained network; a checkpoint brings its own.
         pretrained: load timm's weights.
@@ -119,9 +123,7 @@ def load_any(kind: Kind, model: Any, asked: Request) -> Checkpoint[Any]:
     if path.is_dir():
         return _load_folder(kind, path, text, short_name(path), asked)
     if path.is_file():
-        if not asked.arch:
-            raise InputError(f"{path} is a single weight file; name its architecture with --arch")
-        return _load_file(kind, path, text, asked)
+        return open_file(kind, path, text, asked)[0]
     source, _, name = text.rpartition(":")
     if source == "hf-hub":
         return _load_folder(kind, download(name), text, name, asked)
@@ -170,17 +172,31 @@ def _run_code(kind: Kind, text: str, asked: Request) -> Checkpoint[Any]:
     return Checkpoint(adopted, f"{Path(file_of(text)).stem}.{function}", text, function)
 
 
-def _load_file(kind: Kind, path: Path, text: str, asked: Request) -> Checkpoint[Any]:
-    state = read_weights(path, wrapped=True)
+def open_file(kind: Kind, path: Path, text: str, asked: Request) -> tuple[Checkpoint[Any], WeightFile]:
+    """The network of a weight file, with what the file says of its training; and what else is in the file."""
+    file = read_file(path)
+    said = (file.arguments or {}).get("model")
+    if not asked.arch:
+        if kind.task is not None or not isinstance(said, str) or not timm.is_model(said):
+            raise InputError(f"{path} is a single weight file; name its architecture with --arch")
+        asked = replace(asked, arch=said)
+    if is_published(file.arguments):
+        asked = replace(asked, default_size=None)  # their script's images have the size that the network has by itself
     if isinstance(asked.arch, str) and not is_in_file(asked.arch):
-        backbone = kind.from_state(asked.arch, state, path, asked)
+        try:
+            backbone = kind.from_state(asked.arch, file.state, path, asked)
+        except InputError as error:
+            if not isinstance(said, str) or said == asked.arch:
+                raise
+            raise InputError(f"{error}; the file says that it is of a {said[:60]}") from error
         architecture = getattr(backbone, "architecture", "") or backbone.name
     else:
         made, architecture = _make(asked.arch, asked)  # type: ignore[arg-type]
         backbone = kind.adopt(made, asked.input_size, asked.default_size)
         backbone.own = architecture
-        fill_weights(own_weights(backbone), state, path, architecture)
-    return Checkpoint(backbone, short_name(path), text, architecture, sha256=sha256_file(path))
+        fill_weights(own_weights(backbone), file.state, path, architecture)
+    checkpoint = Checkpoint(backbone, short_name(path), text, architecture, sha256=sha256_file(path))
+    return (as_published(checkpoint, file.arguments) if kind.task is None else checkpoint), file
 
 
 def _load_folder(kind: Kind, folder: Path, text: str, name: str, asked: Request) -> Checkpoint[Any]:
@@ -276,13 +292,25 @@ def _classifier_from_config(config: dict[str, Any]) -> Any:
 
 
 def _classifier_from_state(arch: str, state: dict[str, Tensor], path: Path, asked: Request) -> Any:
-    probe = create_backbone(arch, input_size=asked.size, **asked.model_args)
+    shape = {"input_size": asked.size, **asked.model_args}
+    probe = _shaped(arch, shape)
+    state = fit_names(state, probe.model, arch.partition(".")[0])
+    check_names(probe.model, state, path, f"a {arch}")
     classifier = probe.pretrained_cfg.get("classifier")
     head = f"{classifier}.weight" if isinstance(classifier, str) else ""
     classes = rows_of(state, head, path) if head in state else None
-    backbone = probe if classes is None else create_backbone(arch, classes, input_size=asked.size, **asked.model_args)
+    backbone = create_backbone(arch, classes, **shape)
     fill_weights(backbone.model, state, path, f"a {arch}")
     return backbone
+
+
+def _shaped(arch: str, shape: dict[str, Any]) -> Any:
+    """A network of an architecture, without memory for its weights where it can be made so."""
+    try:
+        with torch.device("meta"):
+            return create_backbone(arch, **shape)
+    except InputError:  # or it needs numbers to be made, or there is no such network, which is said then
+        return create_backbone(arch, **shape)
 
 
 CLASSIFIERS = Kind(

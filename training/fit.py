@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from safetensors import SafetensorError
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import write_json
 from faithfulness.core.precision import use_precision
-from faithfulness.core.progress import Progress
+from faithfulness.core.progress import Progress, silence_lightning
 from faithfulness.core.results import environment
 from faithfulness.core.stopping import STOPS, ignore_signals, watching_others
 from training.batches import KeyedData
@@ -127,8 +126,8 @@ class Fit:
             "the same command with --resume goes on"
         )
 
-    def export(self, settings: dict[str, Any], parent: str | None, save: Callable[..., None]) -> dict[str, Any]:
-        """The best epoch's weights to `out`, the last one's to `out/last`; the record of the best."""
+    def export(self, settings: dict[str, Any], parent: dict[str, Any], save: Callable[..., None]) -> dict[str, Any]:
+        """The best epoch's weights to `out`, the last one's to `out/last`; the record of the best, `parent` in it."""
         train, val = self.batches.train.source, self.batches.val.source
         began = settings["began"]["data"]
         training: dict[str, Any] = {}
@@ -149,7 +148,7 @@ class Fit:
                     "fingerprint": began["train"], "fingerprint_val": began["val"],
                 },
                 "n_corrupt": self.module.corrupt,
-                "parent_sha256": parent,
+                **parent,
                 "processes": counts,
                 "cautions": [text for text in (processes_caution(counts),) if text],
                 "environment": environment(),
@@ -182,8 +181,7 @@ def writing(fit: Fit, resume: bool) -> Iterator[None]:
 def _make_trainer(
     out: Path, module: DeletionFineTuner, hardware: Hardware, files: WholeFiles, log: EpochLog, progress: Progress
 ) -> L.Trainer:
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    silence_lightning()
     for message in (
         ".*does not have many workers.*",
         ".*number of training batches.*",

@@ -14,13 +14,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from checkpoints.scrub import OF_MACHINE
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import OF_TRAINING, check_out, files_in
 from faithfulness.core.locks import locked
 
 SETTINGS = "settings.json"
-OF_MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "workers", "quiet")
-"""Flags that another machine may need otherwise, and that change no choice; `began` has the kind of device."""
 BEGAN = "began"
 """What `settings.json` calls that which training began from besides flags: data, weights, code, versions, device."""
 COMMIT = "commit"

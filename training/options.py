@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -9,8 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import checkpoints
+from checkpoints.scrub import OF_MACHINE
 from faithfulness import core, data
-from faithfulness.core.flags import check_values
+from faithfulness.core.flags import check_values, flags_of
 from faithfulness.core.hardware import check_devices
 from faithfulness.core.plugin_files import file_of, is_in_file
 from faithfulness.core.stopping import is_first
@@ -26,7 +30,7 @@ class TrainingOptions:
     Args:
         out: checkpoint folder to write.
         model: timm name, checkpoint folder, weight file (with --arch), hf-hub:ORG/NAME, or path/to/file.py:function.
-        data: digits, imagefolder:PATH, imagenet:PATH, or path/to/file.py:function.
+        data: digits, imagefolder:PATH, imagenet:PATH, hfds:PATH or hfds:ORG/NAME, or path/to/file.py:function.
         pretrained: start from timm's weights (needs a network or timm's cache).
         arch: timm name of a weight file's architecture, or path/to/file.py:function that makes it.
         model_args: further arguments of timm's model, or of the function.
@@ -147,6 +151,27 @@ class TrainingOptions:
             "grid": [grid.rows, grid.cols]
         }
 
+    def command(self, settings: Mapping[str, Any]) -> str | None:
+        """The command line that says all of `settings` but where it ran; None where a model or data came as objects."""
+        if not all(isinstance(given, str | Path | None) for given in (self.model, self.data, self.arch)):
+            return None
+        module = type(self).__module__
+        if module == "__main__":
+            module = getattr(sys.modules[module].__spec__, "name", module)
+        words = ["python", "-m", module]
+        for name, flag in flags_of(type(self)).items():
+            value = settings.get(name)
+            if name in OF_MACHINE or value is None or value is False:
+                continue
+            if isinstance(value, Mapping):
+                for key, entry in value.items():
+                    words += [f"{flag.spelling}.{key}", _word(entry)]
+            elif value is True:
+                words.append(flag.spelling)
+            else:
+                words += [flag.spelling, *map(_word, value if isinstance(value, list | tuple) else [value])]
+        return shlex.join(words)
+
     def resolved(self) -> dict[str, Any]:
         """All flags with what the recipe decides filled in, but its network, which `remarks` names.
 
@@ -173,6 +198,11 @@ class TrainingOptions:
         """Paths and names of what is read, of which --out must keep clear."""
         texts = [text for text in (self.model, self.data, self.arch) if isinstance(text, str | Path)]
         return [file_of(str(text)) if is_in_file(text) else str(text) for text in texts]
+
+
+def _word(value: Any) -> str:
+    """A value as it stands on a command line."""
+    return json.dumps(value) if isinstance(value, list | tuple | dict | bool) else str(value)
 
 
 def named(given: Any) -> str | None:

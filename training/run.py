@@ -13,6 +13,7 @@ import torch
 
 from checkpoints import Checkpoint, Task
 from checkpoints.format import WEIGHTS
+from checkpoints.lineage import lineage
 from checkpoints.load import short_name
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import sha256_file
@@ -104,7 +105,12 @@ def _write(
         if not fit.trainer.is_global_zero:
             return None
         with fit.progress.phase("writing the checkpoints"):
-            record = fit.export(settings, checkpoint.sha256, save)
+            parent = {
+                "command": options.command(settings),
+                "parent_sha256": checkpoint.sha256,
+                **lineage(checkpoint, options.pretrained),
+            }
+            record = fit.export(settings, parent, save)
         print(result(options.out, fit.module.measure, fit.log.rows, record))
         return record
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -55,4 +56,5 @@ def result(out: Path, measure: str, rows: list[dict[str, Any]], record: dict[str
         ("logs", str(out / LOGS), f"{TABLE}, TensorBoard"),
         ("deletions", str(out / "deletions"), "what each epoch trained on"),
     )
-    return format_table(("what", "where", ""), entries, "<<<")
+    release = f"to hand it on: python -m checkpoints.release {shlex.quote(str(out))} --results RESULTS --out RELEASE"
+    return f"{format_table(('what', 'where', ''), entries, '<<<')}\n{release}"

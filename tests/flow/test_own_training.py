@@ -3,6 +3,7 @@
 import copy
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import timm
@@ -62,7 +63,8 @@ def test_the_command_takes_a_network_and_data_by_file(tmp_path):
     assert (config["architecture"], config["own"], config["num_classes"]) == ("make", True, 3)
     assert config["deletion"] == DeletionSpec.from_dict({**config["deletion"], "grid": [2, 2]}).to_dict()
     assert training["data"]["name"] == f"{FILE}:pictures"
-    assert f"--data {FILE}:pictures --arch path/to/file.py:make" in (tmp_path / "one" / "README.md").read_text()
+    card = (tmp_path / "one" / "README.md").read_text()
+    assert f"--data PATH/{Path(FILE).name}:pictures --arch path/to/file.py:make" in card
     found = load_model(str(tmp_path / "one"), arch=f"{FILE}:make", model_args={"width": 6})
     assert found.sha256 == training["sha256"]
     # From Python the same flags are the same run, and another training may begin from its folder.

@@ -83,6 +83,7 @@ def test_a_command_gets_its_arguments_and_its_name(monkeypatch, capsys):
 
 def test_all_commands_are_there():
     known = {"idsds", "incremental", "difull", "mlatt", "aggatt", "leakage", "dea", "finetune", "segmentation-finetune"}
+    known |= {"convert"}
     commands = console.find_commands()
     assert known <= set(commands)
     assert [name for name, command in commands.items() if not command.summary] == []
