@@ -48,7 +48,7 @@ class ReleaseOptions:
         overwrite: replace the release in --out.
 
     Example:
-        python -m checkpoints.release runs/demo/checkpoint --results runs/demo/idsds --out releases/demo --license mit
+        python -m checkpoints.release runs/mine --results runs/idsds/mine --out mine --license mit
     """
 
     GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
