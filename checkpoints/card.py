@@ -111,9 +111,11 @@ def training_text(training: dict[str, Any]) -> str:
 def _stage(command: str, number: int, stages: int) -> str:
     """A command of a training in several stages: each goes on with the checkpoint of the one before it."""
     words = shlex.split(command)
-    place = words.index("--model") + 1 if "--model" in words else 0
-    if number > 1 and place and words[place].startswith("PATH/"):
-        words[place] = f"stage{number - 1}"
+    for place, word in enumerate(words):
+        if number > 1 and word.startswith("PATH/") and words[place - 1] == "--model":
+            words[place] = f"stage{number - 1}"
+        elif number > 1 and word.startswith("--model=PATH/"):
+            words[place] = f"--model=stage{number - 1}"
     return shlex.join([*words, "--out", f"stage{number}"] if stages > 1 else words)
 
 

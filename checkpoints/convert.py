@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from checkpoints.licenses import OTHER, known_license
+from checkpoints.lineage import UNKNOWN
 from faithfulness.core.cli import named_first, run_command
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import check_out, files_in
 from faithfulness.core.flags import check_values
 
 if TYPE_CHECKING:
+    from checkpoints.format import Checkpoint
     from checkpoints.weights import WeightFile
     from faithfulness.core.deletion import DeletionSpec
 
@@ -72,8 +74,8 @@ class ConvertOptions:
             raise InputError(
                 f"--grid: expected rows and columns of 1 … {_LARGEST_GRID}, got {' '.join(map(str, sides))}"
             )
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,59}", self.license):
-            raise InputError(f"--license: expected the short name of a license, got {self.license!r}")
+        if self.license not in (UNKNOWN, OTHER):
+            known_license(self.license, "--license")
 
 
 def convert(options: ConvertOptions) -> int:
@@ -94,9 +96,22 @@ def convert(options: ConvertOptions) -> int:
     }
     if is_published(file.arguments) and checkpoint.classes:
         training["data"] = {"name": "imagenet"}
+    if not is_published(file.arguments):
+        training["cautions"] = [caution_images(checkpoint)]
+        print(f"caution: {training['cautions'][0]}", file=sys.stderr)
     save_checkpoint(options.out, checkpoint.model, deletion=deletion, classes=checkpoint.classes, training=training)
     print(f"{checkpoint.architecture}, {checkpoint.model.num_classes} classes, {_told(deletion)} -> {options.out}")
     return 0
+
+
+def caution_images(checkpoint: Checkpoint[Any]) -> str:
+    """That the file doesn't say how its images were shown, and what stands there instead."""
+    shown = checkpoint.model.data_config
+    images = f"{shown['input_size'][-1]} px, {shown.get('interpolation')}, crop {shown.get('crop_pct')}"
+    return (
+        f"the file doesn't say how images were shown to it; recorded is timm's default for {checkpoint.architecture} "
+        f"({images}), which may not be how it was trained"
+    )
 
 
 def _check_folder(options: ConvertOptions) -> None:

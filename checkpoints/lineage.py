@@ -34,9 +34,8 @@ def lineage(checkpoint: Any, pretrained: bool) -> dict[str, Any]:
     path = Path(text).expanduser()
     if text.startswith("hf-hub:"):
         name = text.removeprefix("hf-hub:")
-        found = license_of(checkpoint) or _card_license(name) or UNKNOWN
-        found = None if _from_scratch(checkpoint) else found
-        return _of_checkpoint(checkpoint, name, found, hub=True)
+        # What a stranger's record leaves open, or says otherwise, can't be more than the card that they publish.
+        return _of_checkpoint(checkpoint, name, _card_license(name) or UNKNOWN, hub=True)
     if path.is_dir():
         found = None if _from_scratch(checkpoint) else license_of(checkpoint) or UNKNOWN
         return _of_checkpoint(checkpoint, checkpoint.architecture, found)

@@ -251,12 +251,17 @@ _TOLD = {
     "pretrained": "it has a flag, --pretrained",
     "input_size": "it has a flag, --input-size",
     "pretrained_cfg": "it would stand for other weights",
+    "pretrained_cfg_overlay": "it would stand for other weights",
+    "weights": "a weight file goes to --model, with --arch",
     "checkpoint_path": "a weight file goes to --model, with --arch",
 }
 
 
-def _own_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a timm model that are for it alone; InputError for one that something else tells."""
+def own_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a new network that are for it alone; InputError for one that something else tells.
+
+    So no word loads weights of which the record says nothing.
+    """
     for name, why in _TOLD.items():
         if name in arguments:
             raise InputError(f"--model-args.{name}: {why}; got {arguments[name]!r}")
@@ -270,7 +275,7 @@ def _classifier_by_name(text: str, asked: Request) -> tuple[Any, str]:
     if source or timm.is_model(name.split(".")[0]):
         classes = None if asked.pretrained and asked.num_classes is None else asked.num_classes
         backbone = create_backbone(
-            name, classes, pretrained=asked.pretrained, input_size=asked.size, **_own_arguments(asked.model_args)
+            name, classes, pretrained=asked.pretrained, input_size=asked.size, **own_arguments(asked.model_args)
         )
         if asked.model_args:  # timm takes some that only the first pass shows to be none
             check_logits(backbone, 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from checkpoints.release_files import RESULTS
 from faithfulness.core.errors import InputError
 
 
@@ -24,8 +23,8 @@ def check_name(repository: str) -> None:
 def push(folder: Path, repository: str, pull_request: bool) -> str:
     """Upload all files of a release in one commit; returns where it can be seen.
 
-    Earlier results there are replaced; whatever else the repository holds stays. A pull request needs a repository
-    that is there already.
+    The repository then holds the release and nothing else, so that a copy of it verifies. A pull request needs a
+    repository that is there already.
 
     Raises:
         InputError: no permission, no such repository, no network.
@@ -44,7 +43,7 @@ def push(folder: Path, repository: str, pull_request: bool) -> str:
             folder_path=folder,
             commit_message=f"Release {folder.name}",
             create_pr=pull_request,
-            delete_patterns=[f"{RESULTS}/*"],
+            delete_patterns=["*"],  # upload_folder spares what it uploads, and .gitattributes
         )
     except (OSError, http_error) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

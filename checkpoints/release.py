@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from checkpoints.release_files import (
-    ATTRIBUTES,
-    ATTRIBUTES_TEXT,
     CARD,
+    CODE,
     CONFIG,
     SUMS,
     TRAINING,
@@ -145,9 +144,14 @@ def replacing(out: Path) -> Iterator[Path]:
         if target.exists():
             target.rename(aside)
         new.rename(target)
+    except BaseException:
+        if aside.exists() and not target.exists():
+            aside.rename(target)
+        raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write(options: ReleaseOptions, new: Path) -> None:
@@ -160,18 +164,28 @@ def _write(options: ReleaseOptions, new: Path) -> None:
 
     config, training, digest = read_folder(options.folder)
     training = read_json(options.folder / TRAINING) | (training or {})
-    license, parent = chosen_license(training.get("license", UNKNOWN), options.license, options.parent_license)
+    recorded = training.get("license", UNKNOWN)
+    license, parent = chosen_license(recorded, options.license, options.parent_license)
+    if "parent_license" in training and training["parent_license"] is None and license == recorded:
+        parent = None  # a release of weights that began as random numbers, once more
     results = read_results(options.results, digest)
     code = _copy_code(options, config, new)
     shutil.copyfile(options.folder / WEIGHTS, new / WEIGHTS)
     if config.get("task") != "segmentation" and not config.get("own"):
         config["pretrained_cfg"] = config["pretrained_cfg"] | {"license": license}
-    record = cleaned_record(training, options) | {"license": license, "parent_license": parent}
+    scrubber = scrubber_of_record(training, options)
+    record = scrubber.clean(training) | {"license": license, "parent_license": parent}
+    config = {key: value if key == "label_names" else scrubber.clean(value) for key, value in config.items()}
     write_json(new / CONFIG, config)
     write_json(new / TRAINING, record)
-    (new / ATTRIBUTES).write_text(ATTRIBUTES_TEXT, encoding="utf-8")
     _check_loads(config, new, new / code if code else None)
-    summaries = dict(zip([result.name for result in results], write_results(new, results, options.name), strict=True))
+    summaries = dict(
+        zip(
+            [result.name for result in results],
+            write_results(new, results, options.name, options.datasets),
+            strict=True,
+        )
+    )
     hub, named = options.push, license_fields(license)
     facts = Facts(options.name, hub, config, record, summaries, named, parent, options.datasets, code)
     (new / CARD).write_text(release_card(facts), encoding="utf-8")
@@ -179,14 +193,14 @@ def _write(options: ReleaseOptions, new: Path) -> None:
     write_sums(new)
 
 
-def cleaned_record(training: dict[str, Any], options: ReleaseOptions) -> dict[str, Any]:
-    """The record of a training without local paths."""
-    scrubber = Scrubber({str(options.folder): options.name})
+def scrubber_of_record(training: dict[str, Any], options: ReleaseOptions) -> Scrubber:
+    """Takes the local paths out of the record of a training."""
+    scrubber = Scrubber({str(options.folder): options.name}, options.datasets)
     settings = training.get("settings")
     model = settings.get("model") if isinstance(settings, dict) else None
     if isinstance(model, str) and training.get("parent_sha256") and not model.startswith("hf-hub:"):
-        scrubber.known[model] = f"PATH/{Path(model).name}"
-    return scrubber.clean(training)
+        scrubber.model[model] = f"PATH/{Path(model).name}"
+    return scrubber
 
 
 def _copy_code(options: ReleaseOptions, config: dict[str, Any], new: Path) -> str | None:
@@ -205,6 +219,8 @@ def _copy_code(options: ReleaseOptions, config: dict[str, Any], new: Path) -> st
     source = Path(file_of(options.arch)).expanduser()
     if not source.is_file():
         raise InputError(f"no file {source}; expected --arch path/to/file.py:function")
+    if not CODE.fullmatch(source.name):
+        raise InputError(f"--arch: expected a file called like a module, as my_net.py, got {source.name}; rename it")
     shutil.copyfile(source, new / source.name)
     return f"{source.name}:{function_name(options.arch)}"
 

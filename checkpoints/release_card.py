@@ -19,7 +19,7 @@ from checkpoints.lineage import chain
 from checkpoints.release_files import RESULTS, SUMS
 from faithfulness.core.shadows import ROOT
 
-DATASETS = {"imagenet": "ILSVRC/imagenet-1k", "digits": "digits-scenes"}
+DATASETS = {"imagenet": "ILSVRC/imagenet-1k"}
 """What the Hub calls data; scenes of scikit-learn's digits come with this suite, and are on no hub."""
 INDEXED = (
     "idsds",
@@ -101,7 +101,7 @@ def dataset_of(name: object, known: bool = False) -> str | None:
     """What the Hub calls data that `--data` calls `name`; with `known`, None for a folder of somebody's."""
     kind, _, rest = str(name).partition(":")
     if kind == "hfds":
-        return rest if rest and rest != "PATH" else None
+        return "/".join(rest.partition("@")[0].split("/")[:2]) if rest and rest != "PATH" else None
     if name is None or (known and kind not in DATASETS):
         return None
     return DATASETS.get(kind, kind)
@@ -263,7 +263,7 @@ def _limits(facts: Facts) -> str:
         lines.append(
             "The network finds regions; attributions were scored on those that passed the filters of the command."
         )
-    if not facts.config.get("deletion"):
+    if not (facts.config.get("deletion") or {}).get("probability"):
         lines.append("The network never saw deleted patches: what deletion does to it is out of its domain.")
     if trained_on := facts.training.get("data", {}).get("name"):
         lines.append(f"Nothing is known of it on data other than `{trained_on}`.")

@@ -2,7 +2,6 @@
 
 model.safetensors, config.json, training.json, README.md    the checkpoint, without local paths
 results/NAME/summary.json, results/NAME/per_image.parquet   each evaluation of it
-.gitattributes                                              as the Hub wants it
 SHA256SUMS                                                  digests of all the others, as `sha256sum --check` reads them
 """
 
@@ -18,11 +17,11 @@ from faithfulness.core.files import atomic_file, files_in, sha256_file
 
 SUMS, RESULTS = "SHA256SUMS", "results"
 WEIGHTS, CONFIG, TRAINING, CARD = "model.safetensors", "config.json", "training.json", "README.md"
+CODE = re.compile(r"[A-Za-z_]\w*\.py", re.ASCII)
+"""The name of a file of code in a release: as a module has it."""
 SUMMARY, PER_IMAGE = "summary.json", "per_image.parquet"
-ATTRIBUTES = ".gitattributes"
-ATTRIBUTES_TEXT = "".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("safetensors", "parquet"))
-DOWNLOADS = ".cache/huggingface/"
-"""What `hf download --local-dir` keeps beside the files."""
+OF_HUB = (".gitattributes", ".cache/huggingface/")
+"""What the Hub adds to a folder, and `hf download --local-dir` to a copy of it."""
 LONGEST = 2**26
 """Bytes of a text file that is read."""
 
@@ -54,8 +53,8 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def files_of(folder: Path) -> list[str]:
-    """All that lies in a release but its sums, links included; without what the Hub's downloader keeps."""
-    return [name for name in files_in(folder) if name != SUMS and not name.startswith(DOWNLOADS)]
+    """All that lies in a release but its sums, links included; without what the Hub and its downloader add."""
+    return [name for name in files_in(folder) if name != SUMS and not name.startswith(OF_HUB)]
 
 
 def results_of(folder: Path) -> list[str]:

@@ -75,12 +75,14 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def write_results(out: Path, results: Sequence[Evaluated], name: str) -> list[dict[str, Any]]:
+def write_results(
+    out: Path, results: Sequence[Evaluated], name: str, datasets: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """Write summaries and per-image tables below `out`, without local paths; the summaries as they are there."""
     written = []
     for result in results:
         target = out / RESULTS / result.name
-        scrubber = scrubber_of(result, name)
+        scrubber = scrubber_of(result, name, datasets)
         summary = scrubber.clean(result.summary)
         summary["model"] = summary["model"] | {"path": name, "name": name}
         if result.options is not None:
@@ -95,11 +97,15 @@ def write_results(out: Path, results: Sequence[Evaluated], name: str) -> list[di
     return written
 
 
-def scrubber_of(result: Evaluated, name: str) -> Scrubber:
+def scrubber_of(result: Evaluated, name: str, datasets: Sequence[str] | None = None) -> Scrubber:
     """Knows how the evaluation calls the network, and every path that its flags name."""
     model = result.summary["model"]
     told = (model.get("path"), model.get("name"))
-    scrubber = Scrubber({text: name for text in told if isinstance(text, str) and text})
+    scrubber = Scrubber({text: name for text in told if isinstance(text, str) and text}, datasets)
+    evidence, baseline = result.summary.get("evidence"), str((result.options or {}).get("baseline"))
+    for entry in evidence.values() if isinstance(evidence, dict) and not baseline.startswith("hf-hub:") else ():
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            scrubber.called(entry["name"])
     for flag, value in (result.options or {}).items():
         _cleaned(scrubber, flag, value)
     if isinstance(line := result.summary.get("command"), str):
@@ -120,19 +126,31 @@ def write_table(source: Path, target: Path, scrubber: Scrubber) -> None:
 
     table = pd.read_parquet(source)
     for column in text_columns(table):
-        named = {text: scrubber.text(text) for text in table[column].dropna().unique()}
-        table[column] = table[column].map(named)
+        table[column] = table[column].map(lambda value: scrubber.clean(plain(value)))
+    table = table.rename(columns=scrubber.clean)
+    table.attrs = scrubber.clean(table.attrs)
     with atomic_file(target) as temporary:
         table.to_parquet(temporary, compression="zstd")
 
 
 def text_columns(table: Any) -> Iterator[str]:
-    """The columns of a table that hold text."""
-    from pandas.api.types import is_numeric_dtype
+    """The columns of a table that may hold text, alone or in lists."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     for column in table.columns:
-        if not is_numeric_dtype(table[column]) and table[column].map(lambda value: isinstance(value, str)).any():
+        if not is_numeric_dtype(table[column]) and not is_bool_dtype(table[column]):
             yield column
+
+
+def plain(value: Any) -> Any:
+    """A value of a table, its arrays as lists."""
+    import numpy as np
+
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain(item) for item in value]
+    return value
 
 
 def texts_in(path: Path) -> Iterator[str]:
@@ -147,8 +165,9 @@ def texts_in(path: Path) -> Iterator[str]:
         import pandas as pd
 
         table = pd.read_parquet(path)
-        yield from map(str, table.columns)
-        for column in text_columns(table):
-            yield from table[column].dropna().unique()
+        yield from texts_of([table.attrs, *map(str, table.columns), *map(str, table.index.names)])
+        for column in text_columns(table.reset_index()):
+            for value in table.reset_index()[column]:
+                yield from texts_of(plain(value))
     else:
         yield path.read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from checkpoints.config import CONFIG, network_arguments
 from checkpoints.format import Checkpoint, own_config, own_weights, write_folder
-from checkpoints.load import Kind, Request, load_any
+from checkpoints.load import Kind, Request, load_any, own_arguments
 from checkpoints.weights import fill_weights, rows_of
 from faithfulness.backbones import OwnSegmenter, Segmenter, adopt_segmenter, create_segmenter
 from faithfulness.backbones.segmentation import TORCHVISION
@@ -83,7 +83,7 @@ def _segmenter_by_name(text: str, asked: Request) -> tuple[Segmenter, str]:
                 "file.py:function"
             )
         raise unknown_name("segmentation model or checkpoint folder", text, [*TORCHVISION, *timm.list_models()])
-    new: dict[str, Any] = {"pretrained": asked.pretrained, "input_size": asked.size, **asked.model_args}
+    new: dict[str, Any] = {"pretrained": asked.pretrained, "input_size": asked.size, **own_arguments(asked.model_args)}
     return create_segmenter(name, asked.num_classes, **new), name
 
 
@@ -103,7 +103,8 @@ def _segmenter_from_state(arch: str, state: dict[str, Tensor], path: Path, asked
     last = f"{TORCHVISION[name][0] if name in TORCHVISION else 'classifier'}.weight"
     if last not in state:
         raise InputError(f"the weights in {path} are not those of a {arch} that segments: {last} is missing")
-    segmenter = create_segmenter(name, rows_of(state, last, path), input_size=asked.size, **asked.model_args)
+    arguments = own_arguments(asked.model_args)
+    segmenter = create_segmenter(name, rows_of(state, last, path), input_size=asked.size, **arguments)
     fill_weights(segmenter.get_submodule("model") if name in TORCHVISION else segmenter, state, path)
     return segmenter
 

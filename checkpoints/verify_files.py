@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from checkpoints.release_files import (
-    ATTRIBUTES,
     CARD,
+    CODE,
     CONFIG,
     PER_IMAGE,
     RESULTS,
@@ -24,14 +24,13 @@ from checkpoints.release_files import (
 )
 from checkpoints.results import read_summary, texts_in
 from checkpoints.scrub import left_over
+from checkpoints.verify_means import PER_SAMPLE, departure
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import sha256_file
 
 PASSED, FAILED, IMPOSSIBLE = "passed", "failed", "not possible"
 NEEDED = (WEIGHTS, CONFIG, TRAINING, CARD)
-_PLACES = re.compile(rf"{RESULTS}/[\w-]+/({re.escape(SUMMARY)}|{re.escape(PER_IMAGE)})|\w+\.py")
-CLOSE = 1e-9
-"""How far a mean may lie from that of the per-image values: both are float64, summed in another order."""
+_PLACES = re.compile(rf"{RESULTS}/[\w-]+/({re.escape(SUMMARY)}|{re.escape(PER_IMAGE)})|{CODE.pattern}", re.ASCII)
 
 
 class Check(NamedTuple):
@@ -60,7 +59,7 @@ def check_sums(folder: Path) -> list[Check]:
             found.append(f"{name} is missing")
         elif name not in listed:
             found.append(f"{name} was added: {SUMS} doesn't list it")
-        elif name not in (*NEEDED, ATTRIBUTES) and not _PLACES.fullmatch(name):
+        elif name not in NEEDED and not _PLACES.fullmatch(name):
             found.append(f"{name} has no place in a release")
         elif sha256_file(path) != listed[name]:
             found.append(f"{name} was changed: its digest isn't the one in {SUMS}")
@@ -109,34 +108,41 @@ def check_results(folder: Path) -> Iterator[Check]:
 
 
 def _check_means(place: Path, summary: dict[str, Any]) -> int:
-    """How many per-image values there are; InputError where a mean isn't theirs."""
-    import numpy as np
-
+    """How many per-image values there are; InputError where a score isn't theirs, or they are gone."""
+    _check_evidence(summary)
     table = read_table(place)
+    if table is None and (
+        PER_IMAGE in (summary.get("files") or ()) or (summary["scores"] and summary["protocol"] in PER_SAMPLE)
+    ):
+        raise InputError(f"{PER_IMAGE} is missing, and {summary['protocol']} has one")
     if table is None or not summary["scores"]:
         return 0 if table is None else len(table)
     keys = ["attribution", "layer", "metric", *(key for key in ("setting", "scale") if key in table)]
     if not {"value", *keys} <= {*table.columns}:
         raise InputError(f"{place / PER_IMAGE} holds no values by {', '.join(keys)}")
+    seed = summary["settings"].get("seed")
     for score in summary["scores"]:
-        if not isinstance(score.get("mean"), int | float):
-            continue
         rows = table
         for key in keys:
             rows = rows[rows[key] == score.get(key)]
-        values = rows["value"].to_numpy(dtype=np.float64)
-        if not len(values):
+        if not len(rows):
             if (table["metric"] == score["metric"]).any():
                 raise InputError(f"no per-image values of {score['attribution']}, {score['metric']}")
             continue  # what isn't kept by image, as the time that a map takes
-        means = {float(np.nan_to_num(values).mean()), float(np.nanmean(values)) if np.isfinite(values).any() else 0.0}
-        if len(values) != score["n"] or min(abs(mean - score["mean"]) for mean in means) > CLOSE:
-            shown = " or ".join(f"{mean:.6f}" for mean in sorted(means))
-            raise InputError(
-                f"{score['metric']} of {score['attribution']}: the summary says {score['mean']:.6f} of {score['n']}, "
-                f"the per-image values give {shown} of {len(values)}"
-            )
+        found = departure(score, rows, seed if type(seed) is int and seed >= 0 else 0)
+        if found is not None:
+            raise InputError(f"{score['metric']} of {score['attribution']}: {found}")
     return len(table)
+
+
+def _check_evidence(summary: dict[str, Any]) -> None:
+    """Raise InputError where a summary says the accuracy of its model twice, and not alike."""
+    evidence = summary.get("evidence")
+    told = evidence.get("model") if isinstance(evidence, dict) else None
+    for key in ("accuracy", "accuracy_deleted"):
+        mine = summary["model"].get(key)
+        if isinstance(told, dict) and key in told and told[key] != mine:
+            raise InputError(f"{key} of the model is {mine}, and {told[key]} in the evidence")
 
 
 def read_table(place: Path) -> Any:
@@ -152,29 +158,63 @@ def read_table(place: Path) -> Any:
 
 
 def check_card(folder: Path) -> Check:
-    """The Hub can read the card, and it says what the records say."""
+    """The Hub can read the card, and its metadata, tables and headings are what the records give.
+
+    The rest is prose, which another version of this suite may word otherwise. What no record has is taken from the
+    card: the name on the Hub, and the data sets' there.
+    """
     from huggingface_hub import ModelCard
 
     try:
-        card = ModelCard.load(folder / CARD)
+        text = (folder / CARD).read_text(encoding="utf-8")
+        card = ModelCard(text)
+        told = card.data.get("license_name") or card.data.get("license")
         license = read_json(folder / TRAINING).get("license")
-        summaries = [read_summary(folder / RESULTS / name) for name in results_of(folder)]
-    except (OSError, ValueError) as error:  # InputError is one
-        return Check("card", FAILED, str(error).splitlines()[0])
-    told = card.data.get("license_name") or card.data.get("license")
-    if told != license:
-        return Check("card", FAILED, f"license {told}, {TRAINING} has {license}")
-    known = {
-        (score["metric"], score["attribution"], score["layer"], score["mean"])
-        for summary in summaries
-        for score in summary["scores"]
-    }
-    indexed = [entry for entry in card.data.get("eval_results") or [] if entry.metric_args]
-    for entry in indexed:
-        named = (entry.metric_type, entry.metric_args.get("attribution"), entry.metric_args.get("layer"))
-        if (*named, entry.metric_value) not in known:
-            return Check("card", FAILED, f"{entry.metric_name} is {entry.metric_value} in the card, and in no result")
-    return Check("card", PASSED, f"license {license}; {len(indexed)} means as in the results")
+        if told != license:
+            return Check("card", FAILED, f"license {told}, {TRAINING} has {license}")
+        found = min((_lines_apart(text, made) for made in _cards(folder, text, card)), key=len)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # InputError is a ValueError
+        return Check("card", FAILED, (str(error).splitlines() or [type(error).__name__])[0])
+    if found:
+        return Check("card", FAILED, f"it isn't what the records give: {found[0][:100]}")
+    means = sum(bool(entry.metric_args) for entry in card.data.get("eval_results") or [])
+    return Check("card", PASSED, f"license {license}; metadata and tables as in the records, {means} means")
+
+
+def _cards(folder: Path, text: str, card: Any) -> Iterator[str]:
+    """The card as the records give it: never pushed, or pushed to a place that the card names."""
+    from checkpoints.licenses import license_fields
+    from checkpoints.release_card import Facts, release_card
+
+    config, training = read_json(folder / CONFIG), read_json(folder / TRAINING)
+    summaries = {name: read_summary(folder / RESULTS / name) for name in results_of(folder)}
+    heading = re.search(r"^# (.+)$", card.content.split("---", 2)[-1], re.MULTILINE)
+    name = next((str(summary["model"].get("name")) for summary in summaries.values()), heading[1] if heading else "")
+    file = next(iter(sorted(folder.glob("*.py"))), None) if config.get("own") else None
+    made_by = re.search(rf"{re.escape(file.name)}:\w+", text) if file else None
+    code = made_by[0] if made_by else None
+    named, parent, datasets = license_fields(training["license"]), training.get("parent_license"), card.data.datasets
+    # `read_results` numbers results as they were given; the order of folders is another one from ten on.
+    ordered = dict(sorted(summaries.items(), key=lambda item: text.find(f"`{RESULTS}/{item[0]}/`")))
+    pushed = {hub for hub in re.findall(r"hf-hub:([\w.-]+/[\w.-]+)", text) if hub.partition("/")[2] == name}
+    for hub in (None, *sorted(pushed)):
+        yield release_card(Facts(name, hub, config, training, ordered, named, parent, datasets, code))
+
+
+def _lines_apart(told: str, made: str) -> list[str]:
+    """Entries of the metadata, rows and headings that are in one of two cards only."""
+    from huggingface_hub import ModelCard
+
+    mine, other = ModelCard(told).data.to_dict(), ModelCard(made).data.to_dict()
+    apart = [key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key)]
+    rows = [[line for line in text.splitlines() if line.startswith(("|", "#"))] for text in (told, made)]
+    return [
+        *(f"{key} in its metadata" for key in apart),
+        *(line for line in rows[0] if line not in rows[1]),
+        *(f"it lacks {line}" for line in rows[1] if line not in rows[0]),
+        *(["the order of its tables"] if sorted(rows[0]) == sorted(rows[1]) and rows[0] != rows[1] else []),
+        *(["a row stands there twice"] if len(rows[0]) != len(rows[1]) else []),
+    ]
 
 
 def check_paths(folder: Path) -> Check:

@@ -14,14 +14,13 @@ from checkpoints.protocols import evaluated, told_options
 from checkpoints.release_files import CONFIG, PER_IMAGE, RESULTS, read_json, results_of
 from checkpoints.results import read_summary
 from checkpoints.verify_files import FAILED, IMPOSSIBLE, PASSED, Check, read_table
+from checkpoints.verify_means import PER_SAMPLE
 from faithfulness.core.errors import InputError, machine_failure
 
 IMAGES = 8
 """Of noise, drawn by a seed, that both see."""
 ROUNDING = 1e-4
 """How far logits may differ, relative to the largest: float32, with convolutions in another memory layout."""
-PER_SAMPLE = ("idsds", "incremental", "dea")
-"""Protocols whose rows are of images, so that the first N of them stand for themselves."""
 KEYS = ("index", "class", "attribution", "layer", "metric")
 VALUE_SLACK, SHARE, MEAN_SLACK = 1e-4, 0.95, 0.01
 """Of a sample's values at least that share must agree to `VALUE_SLACK`, and each method's mean to `MEAN_SLACK`."""

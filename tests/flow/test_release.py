@@ -13,9 +13,10 @@ from safetensors import safe_open
 from checkpoints import load_model
 from checkpoints.release import main as release
 from checkpoints.verify import main as verify
+from checkpoints.verify_files import check_card
 from eval import load_results
 from faithfulness.core import DeletionSpec
-from tests.reference.releases import lay_runs, resum
+from tests.reference.releases import in_card, in_summary, lay_runs, no_table, resum
 
 LICENSE = ["--license", "apache-2.0"]
 
@@ -157,6 +158,29 @@ def other_license(folder):
 
 
 @pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (in_card(r"\n      value: [0-9.]+", "\n      value: 0.999"), "model-index in its metadata"),
+        (in_card(r"\| (-?[0-9.]+) \[", "| 0.777 ["), "it isn't what the records give: |"),
+        (in_card(r"\| accuracy \| [0-9.]+ \|", "| accuracy | 0.9990 |"), "| accuracy | 0.9990 |"),
+        (in_card(r"(?s)\n# .*", "\n"), "it lacks # small"),
+        (in_summary("scores", 0, "ci95", value=[-0.9, 0.9]), "the summary says ci95 -0.9 … 0.9"),
+        (in_summary("scores", 0, "mean_defined", value=0.123), "the summary says mean_defined 0.123"),
+        (in_summary("scores", 0, "mean", value=None), "the summary says mean nothing"),
+        (in_summary("scores", 0, "n_undefined", value=3), "the summary says n_undefined 3"),
+        (in_summary("scores", 0, "n", value=7), "the summary says n 7"),
+        (in_summary("model", "accuracy", value=0.123), "accuracy of the model is 0.123"),
+        (no_table, "per_image.parquet is missing, and idsds has one"),
+    ],
+)
+def test_what_was_changed_consistently_with_the_sums_is_found(changed, capsys, change, found):
+    change(changed)
+    resum(changed)
+    assert verify([str(changed)]) == 1
+    assert found in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("change", "anew", "found"),
     [
         (flip, False, "results/idsds/per_image.parquet was changed"),
@@ -258,6 +282,15 @@ def test_a_release_of_restricted_weights_says_what_it_derives_from(runs, tmp_pat
     assert "a derivative of others under cc-by-nc-4.0 (lab/net)" in card.text
 
 
+def test_a_release_of_a_release_began_as_random_numbers_too(released, runs, tmp_path, capsys):
+    words = [str(released), "--results", str(runs / "scored"), "--out"]
+    assert release([*words, str(tmp_path / "small")]) == 0
+    card = (tmp_path / "small" / "README.md").read_text()
+    assert "began as random numbers" in card
+    assert "derivative" not in card
+    assert check_card(tmp_path / "small").outcome == "passed"
+
+
 def test_a_release_is_replaced_as_a_whole(changed, runs, capsys):
     words = [str(runs / "tuned"), "--results", str(runs / "scored"), "--out", str(changed), *LICENSE]
     assert release(words) == 2
@@ -285,9 +318,11 @@ def test_push_uploads_the_folder_and_nothing_else(runs, tmp_path, capsys, monkey
     assert release([str(runs / "tuned"), *results, *LICENSE, "--push", "lab/small", *more]) == 0
     *made, upload = calls
     assert [words for words, _ in made] == ([] if pull_request else [("lab/small",)])
+    assert upload["delete_patterns"] == ["*"]  # old weights and code would fail the check of files
     assert (upload["repo_id"], upload["folder_path"], upload["create_pr"]) == ("lab/small", out, pull_request)
     assert ("https://hub/pr" if pull_request else "https://hub/commit") in capsys.readouterr().out
     assert "hf-hub:lab/small" in (out / "README.md").read_text()
+    assert check_card(out).outcome == "passed"
 
 
 def test_a_push_that_fails_says_what_is_there(runs, tmp_path, capsys):

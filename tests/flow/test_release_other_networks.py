@@ -55,6 +55,9 @@ def test_a_network_of_ones_own_comes_with_its_code(tmp_path, capsys):
     words = [str(tmp_path / "net"), "--results", result, "--out", str(tmp_path / "out"), *LICENSE]
     assert release([*words, "--parent-license", "none"]) == 2
     assert "--arch path/to/file.py:make" in capsys.readouterr().err
+    (tmp_path / "my-net.py").write_text(CODE)
+    assert release([*words, "--parent-license", "none", "--arch", f"{tmp_path}/my-net.py:make"]) == 2
+    assert "got my-net.py; rename it" in capsys.readouterr().err
     words += ["--arch", f"{tmp_path}/net.py:make"]
     assert release(words) == 2
     assert "state it with --parent-license" in capsys.readouterr().err

@@ -1,5 +1,8 @@
 """What a release is made of: pictures in folders, a short training on them, its evaluations."""
 
+import json
+import re
+
 import numpy as np
 from PIL import Image
 
@@ -43,3 +46,36 @@ def resum(folder):
     """Write the sums of a folder anew, as whoever changes a file on purpose would."""
     (folder / "SHA256SUMS").unlink()
     write_sums(folder)
+
+
+def in_card(old, new):
+    """A change of a release's card: the first place that a pattern fits."""
+
+    def change(folder):
+        path = folder / "README.md"
+        text = path.read_text()
+        found = re.search(old, text)
+        assert found is not None
+        path.write_text(text[: found.start()] + new + text[found.end() :])
+
+    return change
+
+
+def in_summary(*keys, value):
+    """A change of the summary of its IDSDS result."""
+
+    def change(folder):
+        path = folder / "results" / "idsds" / "summary.json"
+        place = summary = json.loads(path.read_text())
+        for key in keys[:-1]:
+            place = place[key]
+        assert place[keys[-1]] != value
+        place[keys[-1]] = value
+        path.write_text(json.dumps(summary))
+
+    return change
+
+
+def no_table(folder):
+    """Take away the values by image of its IDSDS result."""
+    (folder / "results" / "idsds" / "per_image.parquet").unlink()

@@ -104,6 +104,7 @@ def test_the_checkpoint_says_where_it_comes_from_and_no_place_on_a_disk(tmp_path
     assert convert(file, "--out", tmp_path / "out", "--license", "cc-by-nc-4.0") == 0
     assert "trained with a cell of 4×4 filled with zeros in 0.5 of the images" in capsys.readouterr().out
     told = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert "cautions" not in told
     source = told["converted_from"]
     assert told["license"] == "cc-by-nc-4.0"
     assert (source["file"], source["architecture"]) == ("weights.pth.tar", "x_resnet14_small")
@@ -157,7 +158,10 @@ def test_a_file_that_says_nothing_of_deletion_is_not_taken_for_a_published_one(t
         assert load_model(tmp_path / name, arch="x_resnet14_small").deletion is None
         assert convert(*words, "--grid", 4, 4, "--fill", "zeros") == 0
         assert load_model(tmp_path / f"{name}_out").deletion == PUBLISHED
-        capsys.readouterr()
+        said = capsys.readouterr().err
+        assert said.startswith("caution: the file doesn't say how images were shown to it; recorded is timm's default")
+        record = json.loads((tmp_path / f"{name}_out" / "training.json").read_text())
+        assert record["cautions"] == [said.removeprefix("caution: ").rstrip()]
 
 
 def test_it_is_scored_as_a_folder_and_as_a_file(tmp_path):
@@ -299,7 +303,9 @@ def test_weights_that_do_not_fit_are_named(state, model, message, tmp_path, caps
         ({}, ["--fill", "zero"], "did you mean zeros"),
         ({}, ["--deletion-probability", 2], "must lie in [0, 1]"),
         ({}, ["--no-deletion", "--fill", "zeros"], "--no-deletion goes with none of"),
-        ({}, ["--license", "mine / yours"], "--license: expected the short name"),
+        ({}, ["--license", "mine / yours"], "unknown license (--license)"),
+        ({}, ["--license", "none"], "unknown license (--license)"),
+        ({}, ["--license", "apache"], "did you mean apache-2.0"),
         ({}, ["--archh", "x"], "did you mean --arch"),
     ],
 )

@@ -1,19 +1,26 @@
 """Licenses carried through training, local paths taken out, weights that say what they are."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from checkpoints import load_model, load_segmenter
+from checkpoints.card import training_text
 from checkpoints.format import Checkpoint
 from checkpoints.header import read_metadata, save_weights
 from checkpoints.licenses import chosen_license, license_fields
 from checkpoints.lineage import chain, lineage
-from checkpoints.release_card import score_table
-from checkpoints.scrub import Scrubber, left_over, stand_in
+from checkpoints.release import replacing
+from checkpoints.release_card import Facts, release_card, score_table
+from checkpoints.verify_means import departure
 from checkpoints.verify_runs import compare_tables
+from eval.frame import localization
+from eval.frame.grids import Case
 from faithfulness.backbones import adopt_classifier
 from faithfulness.core import InputError
+from faithfulness.core.results import summarize_scores
 from tests.reference.networks import plain_cnn
 from training.telling import result
 
@@ -55,7 +62,9 @@ def test_a_license_goes_through_any_number_of_trainings(tmp_path):
         (loaded(".", config={"license": "mit"}), False, "mit"),
         (loaded("pyproject.toml", config=NC), False, "unknown"),
         (loaded("hf-hub:lab/net"), False, "unknown"),
-        (loaded("hf-hub:lab/net", training={"license": "mit"}), False, "mit"),
+        (loaded("hf-hub:lab/net", training={"license": "mit"}), False, "unknown"),
+        (loaded("hf-hub:lab/net", training={"license": None}), False, "unknown"),
+        (loaded("hf-hub:lab/net", config={"license": "mit"}), False, "unknown"),
     ],
 )
 def test_what_is_known_of_the_license(checkpoint, pretrained, expected):
@@ -72,6 +81,21 @@ def test_a_card_on_the_hub_tells_the_license(tmp_path, monkeypatch):
     found = lineage(loaded("hf-hub:lab/net", sha256="1"), pretrained=False)
     assert found["license"] == "seer-license"
     assert found["base_model"] == {"name": "lab/net", "hub": True, "sha256": "1", "license": "seer-license"}
+
+
+@pytest.mark.parametrize("told", [None, "mit", "unknown"])
+def test_a_record_on_the_hub_does_not_wash_a_license(tmp_path, monkeypatch, told):
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: cc-by-nc-4.0\n---\n# Net\n")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: str(card))
+    assert lineage(loaded("hf-hub:lab/net", training={"license": told}), pretrained=False)["license"] == "cc-by-nc-4.0"
+
+
+@pytest.mark.parametrize("word", ["pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "weights", "input_size"])
+@pytest.mark.parametrize("load", [load_model, load_segmenter])
+def test_no_argument_loads_weights_that_nothing_tells_of(load, word):
+    with pytest.raises(InputError, match=f"--model-args.{word}: "):
+        load("test_resnet", num_classes=3, model_args={word: True})
 
 
 def test_a_training_ends_with_how_to_hand_it_on():
@@ -104,6 +128,10 @@ def test_licenses_that_a_release_may_have(parent, asked, stated, expected):
     [
         (None, None, None, "--license is needed"),
         ("unknown", "mit", None, "state it with --parent-license"),
+        ("apache", None, None, "unknown license .of the training record"),
+        ("ofl-1.1", "mit", None, "can't leave"),
+        ("ms-pl", "mit", None, "can't leave"),
+        ("c-uda", "mit", None, "can't leave"),
         ("cc-by-nc-4.0", "apache-2.0", None, "derives from weights under cc-by-nc-4.0"),
         ("cc-by-nc-sa-4.0", "mit", None, "can't leave"),
         ("dinov3-license", "mit", None, "can't leave"),
@@ -123,60 +151,6 @@ def test_the_hub_knows_the_license():
     assert license_fields("mit") == {"license": "mit"}
     assert license_fields("other") == {"license": "other"}
     assert license_fields("dinov3-license") == {"license": "other", "license_name": "dinov3-license"}
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("imagefolder:/data/birds", "imagefolder:PATH"),
-        ("voc:relative/folder", "voc:PATH"),
-        ("hfds:org/name", None),
-        ("hfds:/data/parquet", "hfds:PATH"),
-        ("/home/me/net.py:make", "PATH/net.py:make"),
-        ("method.py:f(steps=3)|abs", "PATH/method.py:f(steps=3)|abs"),
-        ("~/runs/x", "PATH/x"),
-        ("../runs/x/", "PATH/x"),
-        ("C:\\runs\\x", "PATH/x"),
-        ("digits", None),
-        ("timm:resnet18", None),
-        ("hf-hub:org/name", None),
-        ("images/s", None),
-        ("https://huggingface.co/a/b", None),
-        ("12 images: too few, or 3/4 of them", None),
-    ],
-)
-def test_what_stands_for_a_local_path(text, expected):
-    assert stand_in(text) == expected
-    assert stand_in(expected or text) in (None, expected)
-    assert left_over([expected or text], []) is None
-
-
-def test_commands_and_texts_are_cleaned_alike(tmp_path):
-    (tmp_path / "base").mkdir()
-    scrubber = Scrubber({"/w/runs/net": "net", "runs/net": "net"})
-    line = (
-        f"python -m eval.idsds --model /w/runs/net --baseline={tmp_path / 'base'} --data 'imagefolder:/a b/c' --limit 3"
-    )
-    made = scrubber.command(line)
-    assert made == "python -m eval.idsds --model net --baseline=PATH/base --data imagefolder:PATH --limit 3"
-    short = f"{tmp_path.name}/base"
-    content = {
-        "name": "runs/net",
-        "evidence": [{"name": short}],
-        "text": f"{short} beats runs/net in /w/x/y.txt",
-        "n": 3,
-    }
-    cleaned = {"name": "net", "evidence": [{"name": "base"}], "text": "base beats net in PATH/y.txt", "n": 3}
-    assert scrubber.clean(content) == cleaned
-    assert scrubber.clean(cleaned) == cleaned
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [("see /home/me/x.txt", "/home/me/x.txt"), ("data=imagefolder:/a/b", "/a/b"), ("in /mnt/secret", "/mnt/secret")],
-)
-def test_left_over_paths_are_found(text, found):
-    assert left_over(["fine", text], ["/mnt/secret"]) == found
 
 
 def test_weights_have_the_same_bytes_each_time(tmp_path):
@@ -207,3 +181,65 @@ def test_a_sample_may_be_rounded_but_not_another(moved, rows, outcome):
     released.loc[released.index[-rows:], "value"] += moved
     assert compare_tables("x", released, again, 40).outcome == outcome
     assert compare_tables("x", released.iloc[1:], again, 40).outcome == "failed"
+
+
+@pytest.mark.parametrize("model", ["--model PATH/base", "--model=PATH/base"])
+def test_a_stage_goes_on_with_the_one_before_it(model):
+    training = {"command": f"python -m training.x {model}", "base_model": {"command": "python -m training.x"}}
+    assert "--model" in training_text(training)
+    assert "stage1" in training_text(training).partition("--out stage1")[2]
+    assert "PATH/base" not in training_text(training)
+
+
+def test_an_old_release_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("x")
+    rename = Path.rename
+
+    def fails(self, target):
+        if self.name.startswith(".out.") and not self.name.endswith(".replaced"):
+            raise OSError("no space")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="no space"), replacing(out) as new:
+        (new / "new").write_text("y")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["out", "out/old"]
+
+
+@pytest.mark.parametrize(("probability", "never"), [(0, True), (0.5, False)])
+def test_a_card_says_what_the_network_never_saw(probability, never):
+    config = {
+        **{"architecture": "resnet18", "num_classes": 10, "pretrained_cfg": {"input_size": [3, 32, 32]}},
+        "deletion": {"grid": [4, 4], "fill": "zeros", "probability": probability},
+    }
+    training = {"data": {"name": "digits"}, "license": "mit"}
+    card = release_card(Facts("demo", None, config, training, {}, {"license": "mit"}, None, None, None))
+    assert ("never saw deleted patches" in card) == never
+    assert "datasets:" not in card  # the scenes of digits are on no hub
+
+
+@pytest.mark.parametrize("undefined", [0.0, None, "localization", "impossible_attribution"])
+def test_scores_follow_from_their_values_as_each_protocol_counts(undefined):
+    """In any order of the rows; half an interval more is found."""
+    import numpy as np
+    import pandas as pd
+
+    random = np.random.default_rng(0)
+    values = random.random(40)
+    values[[3, 8, 9]] = np.nan
+    named = {"attribution": "a", "layer": "input", "metric": str(undefined)}
+    rows = pd.DataFrame({"index": np.arange(40) // 4, "value": values, **named})
+    if isinstance(undefined, str):
+        case = object.__new__(Case)
+        vars(case).update(name="corners", scale=2)
+        score = localization._score(rows, case, undefined, {}, 0).to_dict()
+    else:
+        score = summarize_scores(values, seed=0, undefined_as=undefined, higher_is_better=True, **named).to_dict()
+    score = json.loads(json.dumps(score))
+    assert departure(score, rows, 0) is None
+    assert departure(score, rows.iloc[::-1], 1) is None
+    low, high = score["ci95"]
+    for change in ({"n": 39}, {"n_undefined": 2}, {"mean": 0.9}, {"ci95": [low, high + (high - low) / 8]}):
+        assert next(iter(change)) in str(departure(score | change, rows, 0))
