@@ -14,8 +14,10 @@ from .opening import open_data as open_data
 from .opening import open_segmentation_data as open_segmentation_data
 from .own import OwnImages as OwnImages
 from .own import OwnMasks as OwnMasks
+from .pictures import read_upright as read_upright
 from .seen import augment_batch as augment_batch
 from .seen import digest_pixels as digest_pixels
 from .segmentation import SEGMENTATION_DATA as SEGMENTATION_DATA
 from .segmentation import SegmentationData as SegmentationData
 from .segmentation import SegmentationSamples as SegmentationSamples
+from .transforms import evaluation_transform as evaluation_transform

@@ -71,8 +71,12 @@ class FolderData(ImageData):
     def identity(self) -> Iterable[str]:
         yield f"{self.name.partition(':')[0]}/{self.split}/{','.join(self.classes)}"
         for index in range(len(self)):
-            below = self._below_root(index)
-            yield f"{below.replace(os.sep, '/')}/{self.label(index)}/{_size(os.path.join(self.root, below))}"
+            below, label = self._below_root(index), self.label(index)
+            yield f"{self.known_as(below, label)}/{label}/{_size(os.path.join(self.root, below))}"
+
+    def known_as(self, below: str, label: int) -> str:
+        """What the fingerprint calls a file, by its path below the root and its label."""
+        return below.replace(os.sep, "/")
 
     @cached_property
     def _fingerprint(self) -> str:

@@ -139,27 +139,33 @@ def open_hfds(path: str | None, *, split: str, **unused: object) -> ParquetData:
     """PATH holds parquet files as the Hub has them (data/train-00000-of-00001.parquet, validation, test), or is a name.
 
     A name is ORG/NAME, ORG/NAME/FOLDER where one repository holds several data sets, and ORG/NAME@REVISION. The split
-    val is `validation`, or `test` where there is none.
+    val is `validation`, or `test` where there is none. Labels that are texts are numbered over all splits: of a name
+    they are refused unless each is fetched, and of a folder with one split alone a warning says so.
     """
     if not path:
         raise InputError("hfds needs a folder of parquet files or a name on the Hub: --data hfds:PATH or hfds:ORG/NAME")
-    where, folder = f"hfds:{path}", Path(path).expanduser()
+    where, folder, whole = f"hfds:{path}", Path(path).expanduser(), True
     if not folder.is_dir():
         if path.startswith((".", "/", "~")) or not _NAME.fullmatch(path):
             raise InputError(f"no folder {folder} (--data {where})")
-        folder = download_split(path, split)
+        folder, whole = download_split(path, split)
     files, others, word = choose_files(local_files(folder), split, where)
     source = Source(folder, files, others)
     with open_parquet(source.paths()[0]) as first:
         columns = find_columns(first.schema_arrow, card_features(folder), source.paths()[0])
     rows = PictureRows(source.paths(), columns)
     labels, names = read_labels(source.paths(), columns.label)
-    if names is not None and others:
+    if names is not None:
+        if not whole:
+            raise InputError(
+                f"{where}: its labels are texts, so their numbers depend on all splits, of which only {split} is "
+                "fetched; download it whole (hf download --repo-type dataset --local-dir DIR) and name that, hfds:DIR"
+            )
         names, labels = _joined(source, columns, names, labels)
     classes = imagenet_ids(columns.names) or columns.names or names
     named = classes is not None
     data = ParquetData(where, split, source, rows, labels, classes or [str(n) for n in range(_most(labels))], named)
-    _tell_unusual(data, word)
+    _tell_unusual(data, word, alone=names is not None and not others)
     return data
 
 
@@ -197,12 +203,16 @@ def _joined(
     return joined, np.array([place[name] for name in names])[labels]
 
 
-def _tell_unusual(data: ParquetData, word: str | None) -> None:
-    """Warn, in a line, where a choice was made among files or columns."""
+def _tell_unusual(data: ParquetData, word: str | None, *, alone: bool) -> None:
+    """Warn, in a line, where a choice was made among files or columns, or texts of one split alone are the classes."""
     picture, found = data.rows.columns.picture.partition(".")[0], []
     if (picture, data.rows.columns.label) not in (("image", "label"), ("img", "label")):
         found.append(f"pictures from the column {picture}, labels from {data.rows.columns.label}")
     if data.split == "val" and word == "test":
         found.append("the split test, as there is no validation")
+    if alone:
+        found.append(
+            f"its labels are texts and no other split is there, so the {len(data.classes)} classes are its own"
+        )
     if found:
         warnings.warn(f"{data.name}: {'; '.join(found)}", stacklevel=4)

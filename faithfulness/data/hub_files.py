@@ -96,8 +96,11 @@ def local_files(folder: Path) -> list[str]:
     return found
 
 
-def download_split(text: str, split: str) -> Path:
-    """The folder that holds a split of a data set on the Hub, fetched once; without a network, what was fetched."""
+def download_split(text: str, split: str) -> tuple[Path, bool]:
+    """The folder that holds a split of a data set on the Hub, fetched once; without a network, what was fetched.
+
+    Also whether the data set's other splits are known to be there as well.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
     name, _, revision = text.partition("@")
@@ -108,7 +111,7 @@ def download_split(text: str, split: str) -> Path:
         info: Any = HfApi().repo_info(repository, **asked)
         below = f"{inside}/" if inside else ""
         names = [file.rfilename[len(below) :] for file in info.siblings if file.rfilename.startswith(below)]
-        chosen, _, _ = choose_files(names, split, f"hfds:{text}")
+        chosen, others, _ = choose_files(names, split, f"hfds:{text}")
         wanted = ["README.md", *(f"{below}{file}" for file in chosen)]
         folder = snapshot_download(repository, repo_type="dataset", revision=info.sha, allow_patterns=wanted)
     except InputError:
@@ -121,7 +124,8 @@ def download_split(text: str, split: str) -> Path:
                 f"no folder {text}, and no data set of that name can be had from the Hub ({type(error).__name__}); is "
                 "there a network, and for gated data a login (hf auth login)?"
             ) from error
-    return Path(folder) / inside
+        return Path(folder) / inside, False
+    return Path(folder) / inside, all((Path(folder) / inside / name).is_file() for name in others)
 
 
 def card_features(folder: Path) -> dict[str, Any] | None:

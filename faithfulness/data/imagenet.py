@@ -24,8 +24,16 @@ _LARGEST_FILE = 64 << 20
 _WNID = re.compile(r"n\d{8}")
 
 
+class ImageNetData(FolderData):
+    """Pictures of ImageNet: in whatever layout they lie, the same ones have one fingerprint and one order."""
+
+    def known_as(self, below: str, label: int) -> str:
+        """WNID/NAME, as it lies in class folders."""
+        return f"{self.classes[label]}/{os.path.basename(below)}"
+
+
 @DATA.decorator("imagenet")
-def open_imagenet(path: str | None, *, split: str, **unused: object) -> FolderData:
+def open_imagenet(path: str | None, *, split: str, **unused: object) -> ImageNetData:
     """PATH/train/WNID/* and PATH/val/WNID/*, 1000 folders each, or PATH/val/* with its devkit; ordered by file name.
 
     The names of the validation files are in random order of class, so their first N are spread. A class is the place
@@ -47,7 +55,7 @@ def open_imagenet(path: str | None, *, split: str, **unused: object) -> FolderDa
         if len(classes) != CLASSES:
             raise InputError(f"{folder} holds {len(classes)} class folders; ImageNet has {CLASSES}")
     ordered = in_order(folder, files, lambda path: (path.rpartition(b"/")[2], path.split(b"/")))
-    return FolderData(f"imagenet:{path}", split, folder, classes, ordered)
+    return ImageNetData(f"imagenet:{path}", split, folder, classes, ordered)
 
 
 def _is_flat(folder: Path) -> bool:

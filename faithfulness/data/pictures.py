@@ -13,12 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
+from faithfulness.core.errors import InputError
 from faithfulness.data.base import CorruptImage
 
 _PHOTOMETRIC, _PLANAR, _BITS = 262, 284, 258
 """Tags of TIFF (version 6.0): whether 0 is white, whether channels lie apart, bits per channel."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings a picture upright, by its orientation (EXIF 2.3, tag 274)."""
 _OF_FILES = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
@@ -63,6 +74,22 @@ def read_image(path: Path) -> Image.Image:
             return to_rgb(picture)
     except _OF_FILES as error:
         raise corrupt_image(path, error) from error
+
+
+def read_upright(path: Path) -> Image.Image:
+    """Decode a person's own picture as RGB, turned as the camera noted (EXIF).
+
+    Raises:
+        InputError: a file that can't be decoded, with the reason; see `read_image`.
+    """
+    try:
+        with opened(path) as picture:
+            turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+            image = to_rgb(picture)
+    except _OF_FILES as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"can't read {path} as a picture ({reason})") from error
+    return image if turn is None else image.transpose(turn)
 
 
 def decode_image(content: bytes, where: str) -> Image.Image:

@@ -183,6 +183,32 @@ def test_labels_that_are_texts_mean_the_same_in_every_split(tmp_path):
     assert [val.label(index) for index in range(3)] == [2, 1, 2]
 
 
+def test_texts_of_one_split_alone_are_said_to_be_its_own(tmp_path):
+    labels = ["eel", "dog", "eel"]
+    with pytest.warns(UserWarning, match=r"labels are texts and no other split is there, so the 2 classes are its own"):
+        data = open_data(only(tmp_path, [painted(row) for row in range(3)], labels, meta=None))
+    assert data.classes == ["dog", "eel"]
+
+
+def test_texts_of_the_hub_are_refused_unless_every_split_is_there(tmp_path, monkeypatch):
+    """What the classes are depends on all splits, and only the chosen one is fetched."""
+    root, there = tmp_path / "texts", ["train.parquet", "validation.parquet"]
+    for name, labels in zip(there, (["eel", "cat", "dog"], ["eel", "dog", "eel"]), strict=True):
+        write_rows(root / name, [painted(row) for row in range(3)], labels, meta=None)
+    siblings = [SimpleNamespace(rfilename=name) for name in there]
+    hub = SimpleNamespace(repo_info=lambda *_, **__: SimpleNamespace(sha="abc", siblings=siblings))
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(root))
+    assert open_data("hfds:org/texts").classes == CLASSES
+    (root / "train.parquet").rename(tmp_path / "train.parquet")
+    refusal = r"labels are texts, so their numbers depend on all splits, of which only val is fetched; download it"
+    with pytest.raises(InputError, match=refusal):
+        open_data("hfds:org/texts")
+    hub.repo_info = lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no network"))
+    with pytest.raises(InputError, match=refusal):
+        open_data("hfds:org/texts")
+
+
 def test_names_of_classes_from_the_card(tmp_path):
     where = only(tmp_path, [painted(0)], [1], meta=None)
     assert open_data(where).classes == ["0", "1"]

@@ -9,6 +9,7 @@ from scipy.io import savemat
 
 from faithfulness.core import InputError
 from faithfulness.data import open_data
+from faithfulness.data.folders import FolderData
 from faithfulness.data.imagenet import DEVKIT, GROUND_TRUTH, KAGGLE, SOLUTION
 
 RNG = np.random.default_rng(0)
@@ -99,6 +100,32 @@ def test_kaggles_table(tmp_path, below):
     (tmp_path / KAGGLE / "val" / "ILSVRC2012_val_00000003.JPEG").rename(tmp_path / KAGGLE / "val" / "3.JPEG")
     with pytest.raises(InputError, match=r"says nothing of the picture 3$"):
         open_data(f"imagenet:{tmp_path / below}")
+
+
+def test_the_same_pictures_are_the_same_data_in_every_layout(tmp_path):
+    """Class folders, one folder with its devkit, and one with Kaggle's table: fingerprint, and what an index is."""
+    kaggle, flat, folders = (tmp_path / name for name in ("kaggle", "flat", "folders"))
+    lay_solution(kaggle)
+    for number, file in enumerate((kaggle / KAGGLE / "val").iterdir()):
+        file.write_bytes(bytes(number % 7))
+    shutil.copytree(kaggle / KAGGLE / "val", flat / "val")
+    lay_devkit(flat, chosen=range(1, 1001))
+    for number, wnid in enumerate(WNIDS):
+        (folders / "val" / wnid).mkdir(parents=True)
+        shutil.copy(flat / "val" / f"ILSVRC2012_val_{number + 1:08d}.JPEG", folders / "val" / wnid)
+    data = [open_data(f"imagenet:{root}") for root in (folders, flat, kaggle)]
+    rows = [[(each.path(index).name, each.label(index)) for index in range(1000)] for each in data]
+    assert rows[0] == rows[1] == rows[2]
+    assert len({each.fingerprint() for each in data}) == 1
+    assert data[0].fingerprint() == as_class_folders(data[0]).fingerprint()
+    (flat / "val" / "ILSVRC2012_val_00000003.JPEG").write_bytes(bytes(99))
+    assert open_data(f"imagenet:{flat}").fingerprint() != data[0].fingerprint()
+
+
+def as_class_folders(data):
+    """The same with the fingerprint of paths, which class folders had before and keep."""
+    files = [(data.path(index), data.label(index)) for index in range(len(data))]
+    return FolderData(data.name, data.split, data.root, data.classes, files)
 
 
 def test_another_table_is_refused(tmp_path):
