@@ -40,7 +40,7 @@ def tiny_convnext():
 
 def tiny_vit(**arguments):
     torch.manual_seed(0)
-    small = {"img_size": CELL, "depth": 2, "embed_dim": 48}
+    small = {"img_size": CELL, "depth": 3, "embed_dim": 48}
     return create_backbone("vit_tiny_patch16_224", 5, input_size=CELL, **{**small, **arguments}).eval()
 
 
