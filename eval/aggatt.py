@@ -142,10 +142,9 @@ class AggAtt:
         found = {}
         for layer in dict.fromkeys(layer for stem, _, layer in panels if stem == case.stem):
             rows = {name: result for (stem, name, own), result in panels.items() if (stem, own) == (case.stem, layer)}
-            title = f"{case.title} at {layer}: mean positive attribution by localization, best maps first"
-            title += f"; {self.run.checkpoint.name} on {self.run.data.name}"
-            found[f"bins-{case.stem}-{layer}"] = lambda rows=rows, title=title: report.aggregate_figure(
-                rows, self.run.options.cell, case.scale, title=title
+            title = f"AggAtt, {case.title} at {layer}: {self.run.title}"
+            found[f"bins-{case.stem}-{layer}"] = lambda rows=rows, title=title, layer=layer: report.aggregate_figure(
+                rows, self.run.options.cell, case.scale, title=title, layer=layer
             )
         return found
 
@@ -163,22 +162,33 @@ class AggAtt:
         def draw() -> Any:
             import difull
 
-            samples = GridSamples(self.run.samples(), self.grids.compositions[kind_of(case.name), case.scale])
+            compositions, cell = self.grids.compositions[kind_of(case.name), case.scale], self.run.options.cell
+            samples = GridSamples(self.run.samples(), compositions)
             images = {
                 place: difull.side_by_side(self.run.visible(samples[0, number]["image"]), case.scale)
                 for place, number in numbers.items()
             }
-            title = f"{method.label} at {method.layer}, {case.title}: examples from the middle of each bin"
+            labels = {
+                place: self.run.data.classes[compositions.labels[number, cell]] for place, number in numbers.items()
+            }
+            title = f"{report.short_label(method.label)} at {method.layer}, {case.title}: examples from the middle of "
+            title += f"each bin of AggAtt; {self.run.title}"
             return report.examples_figure(
-                result, images, maps, self.run.options.cell, case.scale, title=title, numbers=numbers
+                result, images, maps, cell, case.scale, title=title, numbers=numbers, classes=labels
             )
 
         return draw
 
 
 def _stem(what: str, case: Case, method: Method) -> str:
-    """A file name for a method's picture."""
-    label = "".join(letter if letter.isalnum() or letter in "-+" else "_" for letter in method.label).strip("_")
+    """A file name for a method's picture; of a file's function without the folders, unless two are called alike."""
+    from faithfulness.report import short_label
+
+    label = short_label(method.label)
+    others = [each for each in next(iter(case.methods.values())) if each.layer == method.layer]
+    if [short_label(each.label) for each in others].count(label) > 1:
+        label = method.label
+    label = "".join(letter if letter.isalnum() or letter in "-+" else "_" for letter in label).strip("_")
     return f"{what}-{case.stem}-{method.layer}-{label}"
 
 

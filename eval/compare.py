@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from faithfulness.core.cli import named_first, run_command
 from faithfulness.core.errors import InputError
-from faithfulness.core.files import check_out, write_json
+from faithfulness.core.files import check_formats, check_out, write_json
 from faithfulness.core.flags import check_values
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class CompareOptions:
         seed: keys which images are drawn anew for the intervals.
         out: where compare.json, compare.csv and pictures go; they aren't written by default.
         overwrite: replace an earlier comparison in --out.
+        format: kinds of picture files, any of png, pdf and svg.
 
     Example:
         python -m eval.compare runs/idsds/resnet18 runs/idsds/resnet50 --out runs/compared
@@ -47,6 +48,7 @@ class CompareOptions:
     seed: int = 0
     out: Path | None = None
     overwrite: bool = False
+    format: list[str] = field(default_factory=lambda: ["png"])
 
 
 @dataclass(repr=False)
@@ -93,6 +95,7 @@ def compare(
     seed: int = 0,
     out: str | Path | None = None,
     overwrite: bool = False,
+    format: Sequence[str] = ("png",),
 ) -> Comparison:
     """Hold results against each other: `compare(["runs/a", "runs/b"]).table`.
 
@@ -102,6 +105,7 @@ def compare(
         seed: keys which images are drawn anew for the intervals.
         out: a folder for `compare.json`, `compare.csv` and pictures.
         overwrite: replace an earlier comparison there.
+        format: kinds of picture files, any of png, pdf and svg.
     Raises:
         InputError: what isn't a result, or results that can't be compared, with the reason.
     """
@@ -114,6 +118,7 @@ def compare(
         seed=seed,
         out=None if out is None else Path(out),
         overwrite=overwrite,
+        format=list(format),
     )
     check_options(options)
     return _compare(results, options)
@@ -122,6 +127,7 @@ def compare(
 def check_options(options: CompareOptions) -> None:
     """Raise InputError for values that can't be used, and for a folder that mustn't be written."""
     check_values(options)
+    check_formats(options.format)
     if not 0 <= options.seed < 2**63:
         raise InputError(f"--seed must lie in 0 … 2^63 - 1, got {options.seed}")
     if options.out is not None:
@@ -137,11 +143,11 @@ def _compare(results: Sequence[str | Path | Result], options: CompareOptions) ->
     found = compared(results, options.across_layers, options.seed)
     comparison = Comparison(jsonable({"schema": SCHEMA, "protocol": KIND, **found}))
     if options.out is not None:
-        write(comparison, options.out)
+        write(comparison, options.out, options.format)
     return comparison
 
 
-def write(comparison: Comparison, out: Path) -> None:
+def write(comparison: Comparison, out: Path, formats: Sequence[str]) -> None:
     """Write `compare.csv`, pictures, and `compare.json` last; what an earlier comparison left is removed."""
     from eval.frame.comparison_text import file_name, pictures_of
     from faithfulness.core.files import OF_COMPARISON, atomic_file
@@ -154,7 +160,9 @@ def write(comparison: Comparison, out: Path) -> None:
         with atomic_file(out / "compare.csv") as temporary:
             comparison.table.to_csv(temporary, index=False)
         for key, draw in pictures_of(comparison.summary).items():
-            save_figure(draw(), out / "plots" / f"{file_name(key)}.png")
+            figure = draw()
+            for kind in dict.fromkeys(formats):
+                save_figure(figure, out / "plots" / f"{file_name(key)}.{kind}")
         write_json(out / "compare.json", comparison.summary)
 
 

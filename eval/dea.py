@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DEFAULT = ("gpa", "ega", "region", "dea", "ig(steps=20)", "gradcam", "random")
 NOT_ASKED = "class not asked for"
+INSERTED = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+"""Shares of kept pixels that the picture of insertion shows besides the scored ones: from nothing to all."""
 EXAMPLES = 6
 """Of how many images pairs are kept for the sheet of examples."""
 
@@ -182,10 +184,11 @@ class SegmentationEvidence:
         options, (images, regions, classes) = self.run.options, pairs[:3]
         maps = self.explain(part, method, images, regions, classes)
         common = {"upsample": method.upsample, "chunk": self.run.chunk}
-        what = (self.model, images, regions, classes, maps, self.fractions, options.fill)
+        what = (self.model, images, regions, classes, maps)
         with self.run.full_precision():
-            deleted = dea.deletion_curves(*what, **common)
-            kept = dea.insertion_scores(*what, **common)
+            deleted = dea.deletion_curves(*what, self.fractions, options.fill, **common)
+            kept = dea.insertion_scores(*what, self.fractions, options.fill, **common)
+            shown = dea.insertion_scores(*what, INSERTED, options.fill, **common)
         core.check_logits(deleted.target, self.run.checkpoint.name)
         core.check_logits(kept, self.run.checkpoint.name)
         same = dea.stability(
@@ -203,14 +206,14 @@ class SegmentationEvidence:
         named = {"area": pairs.area, "iou": pairs.iou, "attribution": method.label, "layer": method.layer}
         for metric, found in values.items():
             part.add("per_image", **pair, **named, metric=metric, value=found)
-        curves = {"target": deleted.target, "off_target": deleted.off_target, "insertion": kept}
+        curves = {"target": deleted.target, "off_target": deleted.off_target, "insertion": kept, "inserted": shown}
         part.add(f"curves of {method.key}", **pair, **curves)
-        shown = pairs.indices < EXAMPLES
-        if method in self.shown and shown.any():
+        first = pairs.indices < EXAMPLES
+        if method in self.shown and first.any():
             part.add(
                 f"example maps of {method.key}",
-                map=maps[shown].float(),
-                **{name: column[shown] for name, column in pair.items()},
+                map=maps[first].float(),
+                **{name: column[first] for name, column in pair.items()},
             )
 
     def keep_examples(self, part: Part, pairs: PairBatch) -> None:
@@ -259,7 +262,7 @@ class SegmentationEvidence:
             },
             sections=sections,
             per_image=table,
-            pictures=segmentation.pictures(self.run, part, scores, self.shown, self.fractions, kept),
+            pictures=segmentation.pictures(self.run, part, scores, self.shown, self.fractions, INSERTED, kept),
         )
 
     def settings(self) -> dict[str, Any]:

@@ -58,7 +58,6 @@ class GridLocalization:
         accuracy = grids.accuracy(part)
         table = localization_table(part)
         scores = grid_scores(table, grids.cases, part.costs, options.seed)
-        title = f"{self.run.checkpoint.name} on {self.run.data.name}"
         return Outcome(
             scores=scores,
             settings=grids.describe(part) | {"scoring": "bilinear" if options.bilinear else "exact"},
@@ -70,7 +69,7 @@ class GridLocalization:
             },
             per_image=table,
             files=composition_files(grids.compositions),
-            pictures=localization_pictures(table, scores, grids.cases, title),
+            pictures=localization_pictures(self.localization, table, scores),
         )
 
 

@@ -133,7 +133,7 @@ class SingleDeletion:
         usable = ~core.is_constant(drops, scale)
         part.counts["constant_drops"] += int((~usable).sum())
         part.add("drops", drops=drops, scale=scale, predicted=whole.argmax(dim=1), usable=usable)
-        self.keep_examples(part, batch, drops)
+        self.keep_examples(part, batch, drops, whole.argmax(dim=1))
         return part
 
     def score(self, method: Method, batch: ImageBatch, done: Mapping[str, Part]) -> Part:
@@ -169,14 +169,15 @@ class SingleDeletion:
         if probe:
             part.add(f"probe of {name}", **probe)
 
-    def keep_examples(self, part: Part, batch: ImageBatch, drops: Tensor) -> None:
-        """The images of the sheet of examples, with their drops."""
+    def keep_examples(self, part: Part, batch: ImageBatch, drops: Tensor, predicted: Tensor) -> None:
+        """The images of the sheet of examples, with their drops and what they are taken for."""
         shown = batch.indices < EXAMPLES
         if shown.any():
             part.add(
                 "examples",
                 index=batch.indices[shown],
                 label=batch.labels[shown],
+                predicted=predicted[shown],
                 image=batch.images[shown].float(),
                 drops=drops[shown].float(),
             )
@@ -229,8 +230,8 @@ class SingleDeletion:
         """The evidence per cell, and the sheet of examples."""
         from faithfulness import report
 
-        grid, title = self.deletion.grid, f"{self.run.checkpoint.name} on {self.run.data.name}"
-        found = {"evidence": lambda: report.evidence(evidence, grid, title=title)}
+        grid, title = self.deletion.grid, self.run.title
+        found = {"evidence": lambda: report.evidence(evidence, grid, title=f"Is deletion in-domain? {title}")}
         images = part.table("examples", "index")
         if images:
             order = {(score.attribution, score.layer): rank for rank, score in enumerate(outcome.scores)}
@@ -241,7 +242,7 @@ class SingleDeletion:
                 for method, label in zip(methods, labels, strict=True)
                 for entry in self.example_entries(images, part.table(f"example maps of {method.key}", "index"))
             ]
-            found["examples"] = lambda: report.examples(kept, labels, grid, title=title)
+            found["examples"] = lambda: report.examples(kept, labels, grid, title=f"Examples: {title}")
         return found
 
     def example_entries(self, images: dict[str, Any], maps: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -251,8 +252,8 @@ class SingleDeletion:
         for row, index in enumerate(images["index"]):
             image = visible(images["image"][row], self.run.checkpoint.model.data_config)
             entry = {"image": image, "drops": images["drops"][row]}
-            label = self.run.data.classes[images["label"][row]]
-            yield {**entry, "index": int(index), "label": label, "map": maps["map"][row], "sums": maps["sums"][row]}
+            entry |= {name: self.run.data.classes[images[name][row]] for name in ("label", "predicted")}
+            yield {**entry, "index": int(index), "map": maps["map"][row], "sums": maps["sums"][row]}
 
 
 def report_idsds(summary: dict[str, Any]) -> str:

@@ -161,7 +161,7 @@ class Leakage:
         maps = {
             name.removeprefix(prefix): part.table(name)["reach"][0] for name in part.tables if name.startswith(prefix)
         }
-        title = f"What can reach the head of cell 0 (white): {self.run.checkpoint.name}, {scale}×{scale}"
+        title = f"What can reach the head of cell 0, {scale}×{scale} grids: {self.run.title}"
         return lambda: report.influence_figure(maps, 0, scale, title=title)
 
 

@@ -111,7 +111,6 @@ class MlAtt:
         smoothed = pd.DataFrame(part.table("smoothing")).sort_values(keys).reset_index(drop=True)
         scores = grid_scores(table, grids.cases, part.costs, options.seed)
         correlations = correlate(smoothed, REFERENCE, options.seed)
-        title = f"{self.run.checkpoint.name} on {self.run.data.name}"
         scoring = "bilinear" if options.bilinear else "exact"
         return Outcome(
             scores=scores,
@@ -119,8 +118,8 @@ class MlAtt:
             sections={"accuracy": accuracy, "cautions": grids.cautions(accuracy), "correlations": correlations},
             per_image=table,
             files=composition_files(grids.compositions) | {"smoothing.parquet": smoothed.to_parquet},
-            pictures=localization_pictures(table, scores, grids.cases, title)
-            | correlation_pictures(correlations, REFERENCE, grids.cases, title),
+            pictures=localization_pictures(self.localization, table, scores)
+            | correlation_pictures(correlations, REFERENCE, grids.cases, self.run.title),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import idsds
-from eval.frame.comparable import KEYS, Compared
+from eval.frame.comparable import KEYS, Compared, shown
 from eval.frame.ranked import CONTROLS
 from faithfulness.core.comparison import RESAMPLES, Agreement, agreement, resampled_means
 
@@ -19,6 +20,8 @@ ABOUT_INTERVALS = (
     f"methods without the controls {' and '.join(CONTROLS)}, which any protocol puts last; intervals: bootstrap over "
     "images (grids), the methods being these; images that both have are drawn together, others apart"
 )
+_IMAGENET = re.compile(r"imagenet:|hfds:.*imagenet-1k", re.IGNORECASE)
+"""What data sets of ImageNet are called, on the Hub `ILSVRC/imagenet-1k`."""
 Place = tuple[str, Any, Any]
 """Metric, setting and scale."""
 
@@ -155,15 +158,26 @@ def beside_published(result: Compared) -> list[dict[str, Any]]:
 def why_not_published(result: Compared) -> str | None:
     """Why the published numbers can't stand beside a result; None if they can."""
     model, data, settings = (result.summary[name] for name in ("model", "data", "settings"))
-    if result.kind != "idsds":
+    if not is_idsds(result):
         return f"they are of IDSDS, this is {result.kind}"
-    if not str(data["name"]).startswith("imagenet:") or data["split"] != "val":
+    if not _IMAGENET.match(data["name"]) or data["split"] != "val":
         return f"they are of the ImageNet validation set, this is {data['name']} ({data['split']})"
     if not idsds.published_scores(str(model.get("architecture"))):
         return f"{model.get('architecture')} is no model of the publication"
     wanted = {"grid": [4, 4], "fill": "zeros", "output": "logit"}
-    other = [name for name, value in wanted.items() if settings.get(name) != value]
-    return f"they are of another {other[0]} than {settings.get(other[0])}" if other else None
+    name = next((name for name, value in wanted.items() if settings.get(name) != value), None)
+    if name is not None:
+        return f"they are of another {name} than {settings.get(name)}"
+    if not result.knows_its_deletion:
+        trained = model.get("deletion") or {}
+        own = shown(trained) if trained.get("probability") else "none"
+        return f"they are of models trained with deletion (4×4, zeros), this one was trained with {own}"
+    return None
+
+
+def is_idsds(result: Compared) -> bool:
+    """Whether a result is of the publication's protocol, in domain or not."""
+    return result.summary["protocol"] == "idsds" and result.summary["settings"].get("protocol") == "in-domain"
 
 
 def published_notes(result: Compared) -> Iterator[str]:

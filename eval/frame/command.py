@@ -59,11 +59,7 @@ class Command:
     def _show(self, options: ModelOptions, line: str) -> int:
         """Run and print; without `--out`, results go to `runs/COMMAND/MODEL`."""
         if getattr(options, "list_attributions", False):
-            from faithfulness.attribution.describe import attribution_table
-            from faithfulness.attribution.published import published_table
-
-            print(attribution_table(), published_table(), sep="\n\n")
-            return 0
+            return list_methods()
         result = self.carry_out(options, line=line)
         if result is None and options.shard is not None and is_first():
             print(f"shard {options.shard} is finished; once all are: python -m eval.merge --out {options.out}")
@@ -145,7 +141,7 @@ class Command:
             run = Run.start(options, task, callables, owned if line else None)
             run.complete = complete
             if line and options.out is None:
-                options.out = Path("runs", self.name, _slug(run.checkpoint.name))
+                options.out = Path("runs", self.name, slug(run.checkpoint.name))
                 options.check_out()
             session = owned.enter_context(Session.open(self.name, run, line))
             with run.progress.phase("preparing"):
@@ -159,6 +155,15 @@ class Command:
             with run.progress.phase("summarizing"):
                 outcome = evaluation.summarize(whole)
             return session.finish(outcome, whole.made)
+
+
+def list_methods() -> int:
+    """What `--list-attributions` prints; the exit status."""
+    from faithfulness.attribution.describe import attribution_table
+    from faithfulness.attribution.published import published_table
+
+    print(attribution_table(), published_table(), sep="\n\n")
+    return 0
 
 
 def _told_apart(attributions: Any) -> tuple[list[str], dict[str, Callable[..., Any]]]:
@@ -180,7 +185,7 @@ def _told_apart(attributions: Any) -> tuple[list[str], dict[str, Callable[..., A
     return names, functions
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """A model's name as the name of a folder."""
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).strip("-.") or "model"
 

@@ -55,9 +55,19 @@ class Compared:
 
     @property
     def kind(self) -> str:
-        """The protocol, and which of its kinds."""
-        variant = self.summary["settings"].get("protocol", "in-domain")
-        return self.summary["protocol"] + ("" if variant == "in-domain" else f" ({variant})")
+        """The protocol, and which of its kinds: scores of a model that lost other patches in training are one."""
+        variant = self.summary["settings"].get("protocol")
+        if variant == "in-domain":
+            variant = None if self.knows_its_deletion else "out of domain"
+        return self.summary["protocol"] + (f" ({variant})" if variant else "")
+
+    @property
+    def knows_its_deletion(self) -> bool:
+        """Whether the model was trained with the deletion that it was scored with."""
+        trained, settings = self.summary["model"].get("deletion") or {}, self.summary["settings"]
+        return bool(trained.get("probability")) and all(
+            trained.get(name) == settings.get(name) for name in ("grid", "fill")
+        )
 
     @property
     def name(self) -> str:
@@ -97,8 +107,12 @@ def letter_of(number: int) -> str:
     return (letter_of(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
 
 
-def read_all(given: Sequence[str | Path | Result]) -> list[Compared]:
-    """Read and check results; InputError for a folder that is given twice, or isn't one."""
+def read_all(given: Sequence[str | Path | Result], scoreless: bool = False) -> list[Compared]:
+    """Read and check results; InputError for a folder that is given twice, or isn't one.
+
+    Args:
+        scoreless: results without scores are fine, as of `eval.leakage`; they have no table either.
+    """
     found: list[Compared] = []
     known: dict[Path, str] = {}
     for number, each in enumerate(given):
@@ -112,8 +126,9 @@ def read_all(given: Sequence[str | Path | Result]) -> list[Compared]:
                 f"{where} is given twice" + (f", first as {known[place]}" if known[place] != where else "")
             )
         known |= {place: where} if place else {}
-        check_summary(result.summary, where)
-        found.append(Compared(letter_of(number), where, result, _values(result, where)))
+        check_summary(result.summary, where, scoreless)
+        table = _values(result, where) if result.summary["scores"] else None
+        found.append(Compared(letter_of(number), where, result, table))
     return found
 
 
@@ -122,7 +137,7 @@ def _name(result: Result) -> str:
     return str(model.get("name")) if isinstance(model, dict) else "a model"
 
 
-def check_summary(summary: dict[str, Any], where: str) -> None:
+def check_summary(summary: dict[str, Any], where: str, scoreless: bool = False) -> None:
     """InputError unless a summary has all that is looked at."""
     needs: dict[str, type] = {"protocol": str, "model": dict, "data": dict, "settings": dict, "environment": dict}
     wrong = [name for name, kind in needs.items() if not isinstance(summary.get(name), kind)]
@@ -133,9 +148,10 @@ def check_summary(summary: dict[str, Any], where: str) -> None:
     if not wrong:
         free = [summary["model"].get(name) for name in ("path", "architecture", "sha256")]
         wrong += [] if all(isinstance(value, str | None) for value in free) else ["model"]
+        wrong += [] if isinstance(summary["model"].get("deletion"), dict | None) else ["model deletion"]
     if wrong:
         raise InputError(f"{where}: summary.json has no {wrong[0]} that can be read")
-    if not summary["scores"]:
+    if not summary["scores"] and not scoreless:
         raise InputError(f"{where} is of {summary['protocol']}, which gives no scores to compare")
 
 

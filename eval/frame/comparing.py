@@ -9,6 +9,7 @@ from typing import Any
 from eval.frame.agreement import (
     beside_published,
     between_protocols,
+    is_idsds,
     published_notes,
     why_not_published,
     with_accuracy,
@@ -72,7 +73,7 @@ def _published(results: Sequence[Compared]) -> tuple[list[dict[str, Any]], list[
         if reason is None:
             rows += beside_published(result)
             notes |= dict.fromkeys(published_notes(result))
-        elif result.kind == "idsds":
+        elif is_idsds(result):
             notes[f"no published numbers beside {result.letter}: {reason}"] = None
     return rows, list(notes)
 

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from eval.frame.grids import Case
 
 RESAMPLES = 400
+ABOUT_KERNELS = "K: kernel of the Gaussian that smooths the maps first (σ = K/4), in pixels of a grid of 448 px"
+ABOUT_BEST = (
+    "smoothed best: the kernel K with the highest correlation of all that were tried, unsmoothed (K = 1) among them; "
+    "it is chosen on the same grids, which flatters it. A kernel is a Gaussian, σ = K/4, K in pixels of a 448 px grid"
+)
 Reference = tuple[str, str]
 """Attribution and layer."""
 
@@ -71,16 +76,16 @@ def correlation_pictures(
         for row in own:
             values[names.index(f"{row['attribution']}@{row['layer']}"), kernels.index(row["kernel"])] = row["spearman"]
         columns = [(case.title, "none" if kernel == 1 else f"K = {kernel}") for kernel in kernels]
-        head = f"Spearman correlation with {reference[0]} at {reference[1]}, after smoothing; {title}"
+        head = f"Correlation of localization scores with those of {reference[0]} at {reference[1]}: {title}"
         found[f"correlation-{case.stem}"] = lambda given=(values, names, columns), head=head: report.heat_map_figure(
-            *given, title=head, label="Spearman", limits=(-1.0, 1.0)
+            *given, title=head, label="Spearman correlation", limits=(-1.0, 1.0), note=ABOUT_KERNELS
         )
     return found
 
 
 def report_correlations(correlations: list[dict[str, Any]], reference: Reference) -> str:
     """Each method's correlation unsmoothed, and at the kernel that helps it most."""
-    from faithfulness.core.tables import format_table
+    from faithfulness.core.tables import WIDTH, format_table, wrap
     from faithfulness.report import number
 
     rows = []
@@ -94,4 +99,5 @@ def report_correlations(correlations: list[dict[str, Any]], reference: Reference
         ]
         rows.append((f"{key[0]} {key[1]}×{key[1]}", key[2], key[3], *shown, str(best["kernel"])))
     table = format_table(("setting", "attribution", "layer", "unsmoothed", "smoothed best", "K"), rows, "<<<>>>")
-    return f"\nSpearman correlation of localization with {reference[0]} at {reference[1]}\n{table}"
+    head = f"Spearman correlation of localization with {reference[0]} at {reference[1]}"
+    return f"\n{head}\n{table}\n{wrap(ABOUT_BEST, WIDTH)}"

@@ -23,7 +23,6 @@ from faithfulness.core.statistics import paired_tests
 
 BLOCKS = 16
 """The most blocks per side in which what can matter to a DiPart head is measured."""
-LABELS = {"localization": "localization", "impossible_attribution": "impossible attribution"}
 _ORDER = ["setting", "scale", "metric", "attribution", "layer", "index", "cell"]
 
 
@@ -98,6 +97,20 @@ class Localization:
             return None
         impossible = impossible_attribution(maps, cell, case.scale, regions[cell], torch.nan)
         return impossible.masked_fill(torch.tensor(everything[cell], device=impossible.device), torch.nan)
+
+    def chances(self, metric: str) -> dict[tuple[str, int, str], float]:
+        """The score of a uniform map by setting, scale and layer; none where nothing is impossible."""
+        found = {}
+        for case in self.grids.cases:
+            for layer in {method.layer for method in next(iter(case.methods.values()))}:
+                regions = [self.regions.get((case.stem, cell, layer)) for cell in case.methods]
+                inside = [1 / case.scale**2 if region is None else float(region.double().mean()) for region in regions]
+                outside = [1 - share for share in inside if share < 1]
+                if metric == "localization":
+                    found[case.name, case.scale, layer] = 1 / case.scale**2
+                elif outside and not isinstance(case.setting, GridPG):
+                    found[case.name, case.scale, layer] = sum(outside) / len(outside)
+        return found
 
     def shares(self) -> dict[str, float]:
         """How much of a grid can matter to a head, where that was measured."""
@@ -188,35 +201,42 @@ def score_matrix(scores: Iterable[dict[str, Any]], metric: str) -> tuple[np.ndar
 
 
 def localization_pictures(
-    table: pd.DataFrame, scores: list[Score], cases: Iterable[Case], title: str
+    localization: Localization, table: pd.DataFrame, scores: list[Score]
 ) -> dict[str, Callable[[], Any]]:
     """Box plots per setting and metric, a panel per layer; and the heat map of all means."""
     from faithfulness import report
 
     found: dict[str, Callable[[], Any]] = {}
+    cases, title = localization.grids.cases, localization.grids.run.title
+    chances = {metric: localization.chances(metric) for metric in METRICS}
     for case in cases:
         own = table[(table.setting == case.name) & (table.scale == case.scale)]
-        for metric, label in LABELS.items():
+        for metric in METRICS:
             rows = own[own.metric == metric]
             if not rows.empty:
-                found[f"{metric}-{case.stem}"] = _boxes(rows, case, metric, label, title)
+                found[f"{metric}-{case.stem}"] = _boxes(rows, case, metric, chances[metric], title)
+    titles = {f"{case.name} {case.scale}×{case.scale}": (case.title, case) for case in cases}
     matrix = [score.to_dict() for score in scores]
-    for metric, label in LABELS.items():
+    for metric in METRICS:
         values, methods, columns = score_matrix(matrix, metric)
         if methods:
+            own = [(titles[name], layer) for name, layer in columns]
             found[metric] = partial(
                 report.heat_map_figure,
                 values,
                 methods,
-                columns,
-                title=f"{label}: {title}",
-                label=label,
+                [(name, layer) for (name, _), layer in own],
+                title=f"{report.metric_name(metric)}: {title}",
+                label=metric,
                 higher_is_better=METRICS[metric],
+                chance=[chances[metric].get((case.name, case.scale, layer)) for (_, case), layer in own],
             )
     return found
 
 
-def _boxes(rows: pd.DataFrame, case: Case, metric: str, label: str, title: str) -> Callable[[], Any]:
+def _boxes(
+    rows: pd.DataFrame, case: Case, metric: str, chances: dict[tuple[str, int, str], float], title: str
+) -> Callable[[], Any]:
     from faithfulness import report
 
     order = dict.fromkeys(method.layer for method in next(iter(case.methods.values())))
@@ -227,7 +247,8 @@ def _boxes(rows: pd.DataFrame, case: Case, metric: str, label: str, title: str) 
         }
         for layer in order
     }
-    chance = 1 / case.scale**2 if metric == "localization" else None
-    head = f"{case.title}: {label} per map, where defined; {title}"
+    known = {layer: chances.get((case.name, case.scale, layer)) for layer in order}
+    chance = {layer: value for layer, value in known.items() if value is not None}
+    head = f"{case.title}: {report.metric_name(metric)} per map, where defined; {title}"
     higher = METRICS[metric]
-    return partial(report.box_figure, panels, chance, title=head, label=label, higher_is_better=higher)
+    return partial(report.box_figure, panels, chance, title=head, label=metric, higher_is_better=higher)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from faithfulness.core.errors import InputError
-from faithfulness.core.files import check_out
+from faithfulness.core.files import check_formats, check_out
 from faithfulness.core.flags import check_values
 from faithfulness.core.hardware import MOST_PROCESSES, check_devices
 
@@ -33,6 +33,7 @@ class ModelOptions:
         out: folder for summary.json, per_image.parquet and plots; runs/COMMAND/MODEL by default. An interrupted run
             there is gone on with, and a finished one if only methods are added.
         overwrite: replace the run in --out.
+        format: kinds of picture files, any of png, pdf and svg.
         quiet: say nothing until the end.
         pretrained: timm's weights for timm:NAME; untrained otherwise.
         arch: timm name of a weight file's architecture, or file.py:function of a checkpoint of one's own network.
@@ -48,7 +49,7 @@ class ModelOptions:
         "model": ("model", "baseline", "arch", "pretrained", "model_args", "input_size"),
         "data": ("data", "split", "limit", "skip_corrupt"),
         "attributions": ("attributions", "layers", "published", "list_attributions"),
-        "output": ("out", "overwrite", "quiet"),
+        "output": ("out", "overwrite", "format", "quiet"),
         "hardware": (
             *("accelerator", "devices", "num_nodes", "shard", "precision", "workers"),
             *("batch_size", "chunk", "seed"),
@@ -72,6 +73,7 @@ class ModelOptions:
     chunk: int | None = None
     out: Path | None = None
     overwrite: bool = False
+    format: list[str] = field(default_factory=lambda: ["png"])
     quiet: bool = False
     pretrained: bool = False
     arch: str | Any | None = None
@@ -111,6 +113,7 @@ class ModelOptions:
     def check(self) -> None:
         """Raise InputError for values that no evaluation can use."""
         check_values(self)
+        check_formats(self.format)
         if isinstance(self.model, str) and not self.model:
             raise InputError(
                 "--model is needed: a checkpoint folder, timm:NAME, hf-hub:ORG/NAME, file.py:function, or a file "

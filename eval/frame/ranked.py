@@ -72,10 +72,9 @@ def ranked_outcome(
     """The scores best first, paired tests, comparisons with the control, cautions, and the pictures of all that."""
     import pandas as pd
 
-    from eval.frame.result import title_of
     from faithfulness import report
     from faithfulness.core.errors import InputError
-    from faithfulness.core.statistics import compare_with_control, paired_tests
+    from faithfulness.core.statistics import compare_with_control, pair_winners, paired_tests
 
     n_corrupt = part.n_corrupt("images")
     if not part.tables.get("per_image"):
@@ -89,7 +88,7 @@ def ranked_outcome(
     compared = compare_with_control(CONTROL, columns, higher_is_better) if CONTROL in columns else {}
     images = table.drop_duplicates("index")
     accuracy = float((images["predicted"] == images["label"]).mean())
-    title = title_of({"model": {"name": run.checkpoint.name}, "data": run.describe_data()})
+    title = run.title
     rows = [score.to_dict() for score in scores]
     return Outcome(
         scores=scores,
@@ -105,7 +104,12 @@ def ranked_outcome(
             "distribution": lambda: report.distributions(
                 columns, metric, title=title, higher_is_better=higher_is_better
             ),
-            "tests": lambda: report.test_matrix(names, p_values, title=title),
+            "tests": lambda: report.test_matrix(
+                names,
+                p_values,
+                title=f"{report.metric_name(metric, higher_is_better)}: {title}",
+                better=pair_winners(columns, p_values, higher_is_better),
+            ),
         },
     )
 

@@ -256,6 +256,11 @@ class Run(Generic[Options]):
         if refused is not None:
             raise InputError(refused)
 
+    @property
+    def title(self) -> str:
+        """Model and data, for the head of pictures."""
+        return f"{self.checkpoint.name} on {self.data.name} ({self.data.split})"
+
     def describe_data(self) -> dict[str, Any]:
         """The `data` entry of `summary.json`."""
         return {

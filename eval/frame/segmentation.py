@@ -83,37 +83,55 @@ def pictures(
     scores: Sequence[Score],
     methods: Sequence[Method],
     fractions: Sequence[float],
+    inserted: Sequence[float],
     pairs: int,
 ) -> dict[str, Callable[[], Any]]:
-    """Curves over the deleted share, faithfulness against stability and cost, and the sheet of examples."""
+    """Curves over the deleted share, faithfulness against stability and cost, and the sheet of examples.
+
+    `inserted` are the shares of kept pixels that were looked at besides those that are scored, `fractions`.
+    """
     from faithfulness import report
 
-    title = f"{run.checkpoint.name} on {run.data.name}, {pairs} pairs"
+    title = f"{run.title}, {pairs} pairs"
     curves = {method.name: part.table(f"curves of {method.key}", "index", "class") for method in methods}
     found: dict[str, Callable[[], Any]] = {}
     for kind, label in (
-        ("target", "target deletion drop"),
-        ("off_target", "off-target change"),
-        ("insertion", "target probability"),
+        ("target", report.metric_name("target_deletion_drop", True)),
+        ("off_target", report.metric_name("off_target_deletion_drop", False)),
     ):
         values = {name: columns[kind] for name, columns in curves.items()}
         found[f"curve_{kind}"] = partial(report.plot_curves, values, fractions, label=label, title=title)
+    shares, order = np.unique([*fractions, *inserted], return_index=True)
+    found["curve_insertion"] = partial(
+        report.plot_curves,
+        {
+            name: np.concatenate([columns["insertion"], columns["inserted"]], axis=1)[:, order]
+            for name, columns in curves.items()
+        },
+        shares.tolist(),
+        label="insertion: target probability (higher is better)",
+        title=title,
+        x_label="pixels kept, most attributed first (%)",
+        scored=(min(fractions), max(fractions)),
+    )
     mean = {(score.attribution, score.layer, score.metric): score for score in scores}
+    drops = report.metric_name("target_deletion_drop", True)
     for file, metric, label, log in (
-        ("faithfulness_stability", "stability", "stability (mean Pearson correlation)", False),
-        ("faithfulness_cost", "passes_per_map", "forward and backward passes per map", True),
+        ("faithfulness_stability", "stability", "stability: mean Pearson correlation (higher is better)", False),
+        ("faithfulness_cost", "passes_per_map", "forward and backward passes per map (fewer is cheaper)", True),
     ):
         points, intervals = {}, {}
         for method in methods:
             drop = mean[method.label, method.layer, "target_deletion_drop"]
             points[method.name] = (mean[method.label, method.layer, metric].mean, drop.mean)
             intervals[method.name] = drop.ci95
-        found[file] = partial(report.plot_scatter, points, x_label=label, log_x=log, intervals=intervals, title=title)
+        named = {"x_label": label, "y_label": drops, "log_x": log, "intervals": intervals, "title": title}
+        found[file] = partial(report.plot_scatter, points, **named)
     shown = {name: column[:EXAMPLES] for name, column in part.table("examples", "index", "class").items()}
     if shown:
         maps = {method.name: _example_maps(part, method) for method in methods}
         labels = (run.data.classes[label] for label in shown["class"])
-        names = [f"{index}: {label}" for index, label in zip(shown["index"], labels, strict=True)]
+        names = [f"#{index} class {label}" for index, label in zip(shown["index"], labels, strict=True)]
         images = np.stack([report.visible(image, run.checkpoint.model.data_config) for image in shown["image"]])
         found["examples"] = partial(report.plot_examples, images, shown["region"], maps, names=names, title=title)
     return found

@@ -134,4 +134,6 @@ class Session:
 
         with self.run.progress.phase("drawing pictures"):
             for name, draw in outcome.pictures.items():
-                save_figure(draw(), plots / f"{name}.png")
+                figure = draw()
+                for kind in dict.fromkeys(self.run.options.format):
+                    save_figure(figure, plots / f"{name}.{kind}")

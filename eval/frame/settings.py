@@ -17,7 +17,7 @@ from faithfulness.core.results import environment
 
 HARMLESS = frozenset(
     {
-        *("out", "overwrite", "quiet", "shard", "list_attributions"),
+        *("out", "overwrite", "format", "quiet", "shard", "list_attributions"),
         *("accelerator", "devices", "num_nodes", "workers", "batch_size", "chunk"),
         *("attributions", "layers"),  # they say which parts are wanted, and change none
         *("model", "data", "arch"),  # what they name is looked at itself

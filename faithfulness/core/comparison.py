@@ -209,3 +209,48 @@ def agreement(a: Floats, b: Floats, draws_a: Floats | None = None, draws_b: Floa
 
 def _spearman(a: Floats, b: Floats) -> Floats:
     return spearman_rows(*(torch.from_numpy(np.array(values, dtype=np.float64)) for values in (a, b))).numpy()
+
+
+MOST_GROUPS = 52
+"""More groups than letters say nothing to a reader."""
+
+
+def joined_groups(separated: NDArray[np.bool_]) -> list[tuple[int, ...]] | None:
+    """The largest groups in which no two things are told apart: two things share a group only if they aren't.
+
+    Insert and absorb (Piepho 2004, "An algorithm for a letter-based representation of all-pairwise comparisons").
+
+    Args:
+        separated: (n, n) symmetric, whether two things are told apart.
+    Returns:
+        Groups as places in ascending order, by their first ones; None if there are more than `MOST_GROUPS`.
+
+    >>> joined_groups(np.array([[0, 0, 1], [0, 0, 0], [1, 0, 0]], dtype=bool))
+    [(0, 1), (1, 2)]
+    """
+    groups = {frozenset(range(len(separated)))} if len(separated) else set()
+    for a, b in np.argwhere(np.triu(separated, 1)).tolist():
+        split = {group for group in groups if a in group and b in group}
+        parts = {group - {each} for group in split for each in (a, b)}
+        groups = (groups - split) | parts
+        groups = {group for group in groups if not any(group < other for other in groups)}
+        if len(groups) > 8 * MOST_GROUPS:
+            return None
+    found = sorted(tuple(sorted(group)) for group in groups)
+    return found if len(found) <= MOST_GROUPS else None
+
+
+def ranks_of(means: Floats, higher_is_better: bool) -> Floats:
+    """Rank 1 for the best of some means (n,), the same for equal ones (the best place of them); NaN has none."""
+    means = np.asarray(means, dtype=np.float64)
+    ranks = np.full(len(means), np.nan)
+    defined = np.isfinite(means)
+    ranks[defined] = stats.rankdata(-means[defined] if higher_is_better else means[defined], method="min")
+    return ranks
+
+
+def mean_of_defined(values: Floats) -> float:
+    """The mean of what isn't NaN; NaN where nothing is left."""
+    values = np.asarray(values, dtype=np.float64)
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from faithfulness.core.errors import InputError
+from faithfulness.core.errors import InputError, unknown_name
 from faithfulness.core.locks import LOCK
 
 
@@ -60,6 +60,8 @@ OF_TRAINING = (*_EPOCHS, *_WEIGHTS, *(f"last/{name}" for name in _WEIGHTS))
 PARTS, RUN = "parts", "parts/run.json"
 """Where an evaluation keeps its finished parts, and what it says of itself there."""
 _OF_PARTS = (RUN, "parts/*.parts", "parts/.*", ".new/*")
+PICTURES = ("png", "pdf", "svg")
+"""The kinds of picture files."""
 OF_EVALUATION = (
     "summary.json",
     "per_image.parquet",
@@ -70,8 +72,32 @@ OF_EVALUATION = (
 )
 """The files of an evaluation whose summary doesn't list them, as of earlier ones."""
 COMPARISON = "compare.json"
-OF_COMPARISON = (COMPARISON, "compare.csv", "plots/*.png")
+OF_COMPARISON = (COMPARISON, "compare.csv", *(f"plots/*.{kind}" for kind in PICTURES))
 """What `eval.compare` writes."""
+REPORT = "report.json"
+OF_REPORT = (
+    REPORT,
+    "index.html",
+    "leaderboard.csv",
+    "leaderboard.tex",
+    "results.csv",
+    "pictures/*",
+    "summaries/*.json",
+)
+"""What `eval.report` writes."""
+
+EXPLANATION = "explain.json"
+OF_EXPLANATION = (EXPLANATION, "maps/*.npz", *(f"pictures/*.{kind}" for kind in PICTURES))
+"""What `eval.explain` writes."""
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise InputError unless `--format` names kinds of picture files, at least one."""
+    if not formats:
+        raise InputError(f"--format takes one or more of {', '.join(PICTURES)}, got none")
+    for name in formats:
+        if name not in PICTURES:
+            raise unknown_name("--format", name, PICTURES)
 
 
 def check_out(
@@ -146,7 +172,8 @@ def kind_of_run(folder: Path) -> str | None:
         return "training"
     if any((folder / name).exists() for name in _WEIGHTS[:3]):
         return None
-    for name, needs in (("summary.json", {"schema", "protocol"}), (RUN, {"protocol"}), (COMPARISON, {"protocol"})):
+    others = ((file, {"protocol"}) for file in (RUN, COMPARISON, REPORT, EXPLANATION))
+    for name, needs in (("summary.json", {"schema", "protocol"}), *others):
         content = _read_json(folder / name)
         if needs <= content.keys():
             return str(content["protocol"])
@@ -188,8 +215,8 @@ def _is_own(path: str, kind: str, folder: Path) -> bool:
         return True
     if kind != "training" and isinstance(listed, list) and listed:
         return path in listed
-    patterns = {"training": OF_TRAINING, "compare": OF_COMPARISON}.get(kind, OF_EVALUATION)
-    return any(fnmatchcase(path, pattern) for pattern in patterns)
+    kinds = {"training": OF_TRAINING, "compare": OF_COMPARISON, "report": OF_REPORT, "explain": OF_EXPLANATION}
+    return any(fnmatchcase(path, pattern) for pattern in kinds.get(kind, OF_EVALUATION))
 
 
 def files_in(folder: Path) -> list[str]:

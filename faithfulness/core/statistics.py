@@ -113,6 +113,28 @@ def paired_tests(scores: Mapping[str, NDArray[np.floating]]) -> tuple[list[str],
     return names, matrix
 
 
+def pair_winners(
+    scores: Mapping[str, NDArray[np.floating]],
+    p_values: NDArray[np.floating],
+    higher_is_better: bool = True,
+    level: float = 0.05,
+) -> NDArray[np.int64]:
+    """Which of each pair of methods is the better one: 1 the row's, -1 the column's, 0 where that isn't shown.
+
+    Shown means a corrected p (methods, methods), as of `paired_tests`, below `level`, and the same winner by the mean
+    of the paired differences and by their ranks.
+    """
+    names, sign = list(scores), 1 if higher_is_better else -1
+    found = np.zeros((len(names), len(names)), dtype=np.int64)
+    for i, j in zip(*np.triu_indices(len(names), 1), strict=True):
+        if p_values[i, j] < level:
+            a, b = (np.asarray(scores[names[k]], dtype=np.float64) for k in (i, j))
+            mean, ranks = np.sign(np.nanmean(a - b)), np.sign(_compare(a, b)[1])
+            found[i, j] = sign * mean if mean == ranks else 0
+            found[j, i] = -found[i, j]
+    return found
+
+
 def _compare(a: NDArray[np.floating], b: NDArray[np.floating]) -> tuple[float, float]:
     """`signed_rank_test` of a − b."""
     a, b = (np.asarray(values, dtype=np.float64) for values in (a, b))

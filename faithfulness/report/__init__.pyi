@@ -7,6 +7,7 @@ from .grids import aggregate_figure as aggregate_figure
 from .grids import heat_map_figure as heat_map_figure
 from .grids import influence_figure as influence_figure
 from .maps import visible as visible
+from .models import accuracy_figure as accuracy_figure
 from .ranking import evidence as evidence
 from .ranking import ranking as ranking
 from .ranking import test_matrix as test_matrix

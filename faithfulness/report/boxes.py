@@ -58,7 +58,7 @@ def distributions(
 @styled
 def box_figure(
     scores: Mapping[str, Mapping[str, NDArray[np.floating]]],
-    chance: float | None = None,
+    chance: float | Mapping[str, float] | None = None,
     title: str = "",
     label: str = "localization",
     *,
@@ -68,12 +68,14 @@ def box_figure(
 
     Args:
         scores: panel -> method -> scores; NaN is left out.
-        chance: the score of a uniform map, 1/scale², drawn as a line.
+        chance: the score of a uniform map, drawn as a line; by panel where it differs.
+        label: the metric.
     """
     need(scores, "panels")
     methods = list(dict.fromkeys(method for panel in scores.values() for method in panel))
     need(methods, "methods")
     names = row_labels(methods)
+    lines = dict(chance) if isinstance(chance, Mapping) else {} if chance is None else dict.fromkeys(scores, chance)
     width = max(2.4 * len(scores), 4.5) + text_inches(names)
     figure = new_figure(width, 1.3 + 0.28 * len(methods), title)
     for axes, (name, panel) in zip(
@@ -81,13 +83,18 @@ def box_figure(
     ):
         for row, method in enumerate(methods):
             _draw_row(axes, row, method, panel.get(method, np.empty(0)))
-        if chance is not None:
-            axes.axvline(chance, color=LINE, linestyle="--", linewidth=1)
-        axes.set_title(name)
+        if name in lines:
+            axes.axvline(lines[name], color=LINE, linestyle="--", linewidth=1)
+        if not any(len(panel.get(method, ())) for method in methods):
+            axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center", va="center", color=LINE)
+        axes.set_title(
+            name if len(set(lines.values())) < 2 or name not in lines else f"{name}\n(chance {lines[name]:.3g})"
+        )
         axes.set_xlim(-0.03, 1.03)
         axes.grid(axis="x")
     name_rows(axes, names)
-    note = "" if chance is None else f"; dashed: a uniform map, {chance:.3g}"
+    shared = f", {next(iter(lines.values())):.3g}" if len(set(lines.values())) == 1 else ""
+    note = f"; dashed: a uniform map (chance){shared}" if lines else ""
     figure.supxlabel(f"{metric_name(label, higher_is_better)}{note}\n{KEY}", fontsize="medium")
     return figure
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from faithfulness.core.errors import InputError
 from faithfulness.report.style import (
     LINE,
+    PALE,
     SMALL,
     as_array,
     method_style,
@@ -33,7 +34,15 @@ Point = tuple[float | int, float | int]
 
 
 @styled
-def plot_curves(curves: Mapping[str, Any], fractions: Sequence[float], *, label: str, title: str = "") -> Figure:
+def plot_curves(
+    curves: Mapping[str, Any],
+    fractions: Sequence[float],
+    *,
+    label: str,
+    title: str = "",
+    x_label: str = "pixels deleted, most attributed first (%)",
+    scored: tuple[float, float] | None = None,
+) -> Figure:
     """A curve per method over the share of pixels: mean over the pairs and, for up to ten curves, its 95 % band.
 
     Curves that are equal are drawn once, and named together.
@@ -43,6 +52,7 @@ def plot_curves(curves: Mapping[str, Any], fractions: Sequence[float], *, label:
         fractions: shares in [0, 1].
         label: of the vertical axis.
         title: model and data.
+        scored: the range of shares that the score is the mean of, where more are shown.
     """
     need(curves, "curves")
     groups: list[tuple[list[str], NDArray[np.floating]]] = []
@@ -62,7 +72,10 @@ def plot_curves(curves: Mapping[str, Any], fractions: Sequence[float], *, label:
     percent = 100 * np.asarray(fractions)
     few = len(groups) <= MOST_BANDS
     handles = [_draw_curve(axes, percent, group[0], values, few) for group, values in groups]
-    axes.set(xlabel="pixels, most attributed first (%)", ylabel=label)
+    if scored is not None:
+        axes.axvspan(100 * scored[0], 100 * scored[1], color=PALE, alpha=0.35, linewidth=0, zorder=0)
+        x_label += "\nshaded: the shares that the score is the mean over"
+    axes.set(xlabel=x_label, ylabel=label)
     axes.grid()
     axes.legend(handles, names, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, handlelength=3.5)
     return figure
@@ -100,7 +113,7 @@ def plot_scatter(
     intervals: Mapping[str, Sequence[float | int | None]] | None = None,
     title: str = "",
 ) -> Figure:
-    """One named point per method: faithfulness against stability or against cost.
+    """One named point per method: faithfulness against stability or against cost; equal points are named together.
 
     Args:
         points: method -> (x, y); a point that isn't finite, or None, is left out and named below.
@@ -115,8 +128,8 @@ def plot_scatter(
     edge = min((x for x, _ in shown.values() if x > 0), default=1) / 3
     if log_x:
         axes.set_xscale("log")
+    same: dict[Point, list[str]] = {}
     rim: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
-    texts: dict[str, Point] = {}
     for name, (x, y) in shown.items():
         look, free = method_style(name), log_x and x <= 0
         place = (edge if free else x, y)
@@ -125,7 +138,8 @@ def plot_scatter(
                 [place[0]] * 2, np.asarray(intervals[name], dtype=float), color=look.color, linewidth=1, alpha=0.6
             )
         axes.plot(*place, marker=look.marker, color=look.color, markersize=8, linestyle="none", **rim)
-        texts[wrap_label(name, 24) + " (0)" * free] = place
+        same.setdefault(place, []).append(short_label(name) + " (0)" * free)
+    texts = {wrap_label(" = ".join(names), 24): place for place, names in same.items()}
     axes.margins(0.15)
     missing = [short_label(name) for name in points if name not in shown]
     note = wrap_label(f"undefined: {', '.join(missing)}", 90) if missing else ""

@@ -15,10 +15,14 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from faithfulness.core.errors import InputError
-from faithfulness.report.style import MAPS, SIGNED, as_array, bare, legend_below
+from faithfulness.report.style import MAPS, SIGNED, as_array, bare, legend_below, method_family
 
 FRAME = "#35C8FF"
 OUTLINE = "#00CC00"
+LUMINANCE = np.array([0.299, 0.587, 0.114])
+"""Of red, green and blue in a gray picture (ITU-R BT.601)."""
+COVER = 0.85
+"""How much of the image the most attributed places hide."""
 PERCENTILE = 99.5
 """Where a map's color scale ends, so that one bright pixel doesn't hide the rest."""
 
@@ -31,15 +35,20 @@ def visible(image: Any, data_config: Mapping[str, Any]) -> NDArray[np.float64]:
 
 def show_image(axes: Axes, image: Any) -> None:
     """Draw an image (3 or 1, H, W); one that isn't in [0, 1] is stretched to it."""
+    values = _pixels(image)
+    axes.imshow(values if values.shape[-1] == 3 else values[..., 0], cmap="gray", vmin=0, vmax=1)
+    bare(axes)
+
+
+def _pixels(image: Any) -> NDArray[np.floating]:
+    """An image as (H, W, 3 or 1) in [0, 1]."""
     values = as_array(image).astype(float)
     if values.ndim != 3 or not values.size:
         raise InputError(f"expected an image (channels, height, width), got {values.shape}")
     low, high = values.min(), values.max()
     if low < 0 or high > 1:
         values = (values - low) / max(high - low, 1e-9)
-    values = np.moveaxis(values[:3], 0, -1)
-    axes.imshow(values if values.shape[-1] == 3 else values[..., 0], cmap="gray", vmin=0, vmax=1)
-    bare(axes)
+    return np.moveaxis(values[:3], 0, -1)
 
 
 def is_signed(maps: Iterable[Any]) -> bool:
@@ -50,22 +59,31 @@ def is_signed(maps: Iterable[Any]) -> bool:
     )
 
 
-def show_map(axes: Axes, values: Any, signed: bool, *, size: tuple[int, int] | None = None, top: float = 0) -> None:
+def show_map(axes: Axes, values: Any, signed: bool, *, over: Any = None, top: float = 0) -> None:
     """Draw a map (h, w) in its own pixels: red for and blue against where signed, else from dark to bright.
 
     Args:
         signed: of all maps of the method (`is_signed`), so that they share the colors.
-        size: height and width of the image that the map lies over; its own by default.
+        over: the image (3 or 1, H, W) that the map lies over: pale below a signed map, whose "none" is white, dark
+            below another one, and hidden the more a place is attributed; none by default.
         top: end of the color scale; by default a high percentile of the map's own magnitude.
     """
     values = as_array(values).astype(float)
-    height, width = size or values.shape
+    height, width = values.shape
     top = top or upper_end(np.abs(values))
+    alpha = None
+    if over is not None:
+        pixels = _pixels(over)
+        gray = pixels @ LUMINANCE if pixels.shape[-1] == 3 else pixels[..., 0]
+        height, width = gray.shape
+        axes.imshow(0.6 + 0.4 * gray if signed else 0.5 * gray, cmap="gray", vmin=0, vmax=1)
+        alpha = COVER * np.nan_to_num(np.clip(np.abs(values) / top, 0, 1)) ** 0.6
     axes.imshow(
         np.ma.masked_invalid(values),
         cmap=SIGNED if signed else MAPS,
         norm=Normalize(-top if signed else 0, top, clip=True),
         extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        alpha=alpha,
     )
     bare(axes)
 
@@ -78,9 +96,10 @@ def upper_end(values: NDArray[np.floating]) -> float:
     return float(np.percentile(values, PERCENTILE)) or float(values.max())
 
 
-def map_key(figure: Figure, signed: Iterable[bool], note: str = "each on its own scale") -> None:
-    """What the colors of a sheet's maps mean, below it."""
+def map_key(figure: Figure, signed: Iterable[bool], labels: Iterable[str], *notes: str) -> None:
+    """What the colors of a sheet's maps mean, below it; of controls among the methods, that they mean no class."""
     kinds = set(signed)
+    controls = [label for label in labels if method_family(label) == "controls"]
     handles: list[Any] = []
     if True in kinds:
         colors = mpl.colormaps[SIGNED]
@@ -92,8 +111,8 @@ def map_key(figure: Figure, signed: Iterable[bool], note: str = "each on its own
         colors = mpl.colormaps[MAPS]
         parts = tuple(Patch(color=colors(place), label="dark to bright: for the class") for place in (0.1, 0.5, 0.8))
         handles.append(parts)
-    handles.append(Patch(alpha=0, label=note))
-    legend_below(figure, handles)
+    apart = f"controls, which never see the model, so that theirs is of no class: {', '.join(controls)}"
+    legend_below(figure, handles, *notes, apart * bool(controls))
 
 
 def frame_region(axes: Axes, region: Any) -> None:

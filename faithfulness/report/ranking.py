@@ -10,16 +10,19 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from numpy.typing import ArrayLike
 
 from faithfulness.core.errors import InputError
 from faithfulness.core.grid import PatchGrid
 from faithfulness.report.style import (
     INK,
+    LINE,
+    NORMAL,
     PALE,
     SCORES,
     SMALL,
+    WINNERS,
     as_array,
     bare,
     family_handles,
@@ -28,15 +31,21 @@ from faithfulness.report.style import (
     name_rows,
     need,
     new_figure,
+    note_below,
     row_labels,
     styled,
     text_color,
     text_inches,
     wrap_label,
+    wrap_lines,
 )
 from faithfulness.report.tables import method_label, metric_name, number
 
 CONTROL = "edge"
+SHADE = 0.3
+"""How far from the middle of the colors a winner lies."""
+ROW_WINS, COLUMN_WINS = "◂", "▾"
+"""They point at the winner's name: rows are named on the left, columns below."""
 
 
 @styled
@@ -91,34 +100,55 @@ def _defined(score: Mapping[str, Any]) -> tuple[float, float, float]:
 
 
 @styled
-def test_matrix(names: Sequence[str], p_values: ArrayLike, title: str = "") -> Figure:  # noqa: PT028 - draws tests
-    """Corrected p-values of all pairs of methods; a pale cell is a difference that the data don't show.
+def test_matrix(  # it draws tests, and is none
+    names: Sequence[str],
+    p_values: ArrayLike,
+    title: str = "",  # noqa: PT028
+    *,
+    better: ArrayLike | None = None,  # noqa: PT028
+) -> Figure:
+    """Corrected p-values of all pairs of methods, and who wins; a white cell is a difference that the data don't show.
 
     Args:
         p_values: (methods, methods); NaN or None where there is none.
+        better: (methods, methods), 1 where the row's method is the better one, -1 the column's, 0 neither; without
+            it, no winner is marked.
+        title: metric, model and data.
     """
     values = np.asarray(p_values, dtype=float)
     need(names, "methods")
     if values.shape != (len(names), len(names)):
         raise InputError(f"expected p-values ({len(names)}, {len(names)}), got {values.shape}")
+    wins = np.zeros(values.shape) if better is None else np.asarray(better, dtype=float)
+    if wins.shape != values.shape:
+        raise InputError(f"expected winners {values.shape}, got {wins.shape}")
     labels = row_labels(names)
-    side, margin = 0.34 * len(names), text_inches(labels)
-    figure = new_figure(max(side + margin + 1.3, 3.2), side + 0.87 * margin + 0.8, title)
+    side, margin = 0.38 * len(names), text_inches(labels)
+    figure = new_figure(max(side + margin + 0.6, 4.2), side + 0.87 * margin + 1.1, title)
     axes = figure.subplots()
-    norm = Normalize(-4, 0)
-    logs = np.log10(np.maximum(values, 1e-4))
-    image = axes.imshow(np.ma.masked_invalid(logs), cmap="Blues_r", norm=norm)
+    colors = mpl.colormaps[WINNERS]
     for row, column in np.argwhere(np.isfinite(values)):
-        p = values[row, column]
+        p, win = values[row, column], wins[row, column]
+        color = colors(0.5 + SHADE * win)
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, edgecolor="white", linewidth=0.8))
         text = "<.001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 0.9995 else "1"
-        color = text_color(image.cmap(norm(logs[row, column])))
-        axes.text(column, row, text, ha="center", va="center", fontsize=SMALL - 1, color=color)
+        text += f"\n{ROW_WINS if win > 0 else COLUMN_WINS}" if win else ""
+        axes.text(column, row, text, ha="center", va="center", fontsize=SMALL - 1, color=text_color(color))
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), aspect="equal")
     axes.set_xticks(range(len(names)), labels, rotation=60, ha="right", rotation_mode="anchor", linespacing=1)
     axes.set_yticks(range(len(names)), labels, linespacing=1)
     axes.spines[:].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, ticks=[-4, -3, -2, np.log10(0.05), 0], fraction=0.04, shrink=0.9)
-    bar.ax.set_yticklabels(["≤ .0001", ".001", ".01", ".05", "1"])
-    figure.supxlabel("p, Wilcoxon signed-rank, Holm-corrected", fontsize="medium")
+    axes.tick_params(length=0)
+    handles = [
+        Patch(facecolor=colors(0.5 + SHADE), label=f"{ROW_WINS} the row's method is better"),
+        Patch(facecolor=colors(0.5 - SHADE), label=f"{COLUMN_WINS} the column's is"),
+        Patch(facecolor=colors(0.5), edgecolor=LINE, label="no difference shown at 5 %"),
+    ]
+    about = "numbers: p, Wilcoxon signed-rank, Holm-corrected"
+    if better is None:
+        note_below(figure, about)
+    else:
+        legend_below(figure, handles, about)
     return figure
 
 
@@ -134,7 +164,7 @@ def evidence(found: Mapping[str, Mapping[str, Any]], grid: PatchGrid, title: str
             accuracy_per_cell (rows·cols, row-major), perhaps name; as in `summary.json`.
     """
     need(found, "models")
-    figure = new_figure(3.3 * len(found), 3.6, title)
+    figure = new_figure(3.3 * len(found), 4.0, title)
     panels = {name: as_array(entry["accuracy_per_cell"]).astype(float) for name, entry in found.items()}
     norm = Normalize(min(np.nanmin(values) for values in panels.values()), 1)
     colors = mpl.colormaps[SCORES]
@@ -150,5 +180,7 @@ def evidence(found: Mapping[str, Mapping[str, Any]], grid: PatchGrid, title: str
             f"probe AUROC {number(entry['separability'], 2)}"
         )
         bare(axes)
-    figure.supxlabel("accuracy with that cell deleted", fontsize="medium")
+    about = "numbers: accuracy with that cell deleted (higher is better)"
+    probe = "probe AUROC: how well the features tell whole from deleted images (0.5 is in-domain)"
+    figure.supxlabel(wrap_lines(figure, [about, probe], NORMAL), fontsize=NORMAL)
     return figure

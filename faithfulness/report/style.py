@@ -35,6 +35,8 @@ MAPS = "inferno"
 """For attribution that is nowhere negative: dark is none, bright is most."""
 SIGNED = "RdBu_r"
 """For signed attribution and for correlations: red for, blue against, white none (ColorBrewer, safe for all)."""
+WINNERS = "PuOr"
+"""For which of two is better: orange one, purple the other; neither good nor bad (ColorBrewer, safe for all)."""
 INK, PALE, LINE = "#262626", "#B8B8B8", "#7F7F7F"
 """Drawn things that stand for no method."""
 
@@ -237,8 +239,19 @@ def row_labels(labels: Iterable[str]) -> list[str]:
     return [wrap_label(label, 36) for label in labels]
 
 
-def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
-    """A legend under everything, in as many columns as the figure's width allows.
+def note_below(figure: Figure, *lines: str) -> None:
+    """Sentences under everything, of a figure without a legend there; empty ones are left out."""
+    figure.supxlabel(wrap_lines(figure, lines), fontsize=SMALL)
+
+
+def wrap_lines(figure: Figure, lines: Iterable[str], size: float | int = SMALL) -> str:
+    """Sentences in lines as wide as the figure."""
+    letters = int(figure.get_figwidth() * 72 / (0.58 * size))
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, letters))
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], *lines: str) -> None:
+    """A legend under everything, in as many columns as the figure's width allows, and sentences above it.
 
     A handle may be a tuple of lines, drawn side by side, of which the first is named.
     """
@@ -253,6 +266,8 @@ def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
         ncols=columns,
         handlelength=1.6,
         columnspacing=1.2,
+        title=wrap_lines(figure, lines) or None,
+        title_fontproperties={"size": SMALL},
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
     )
 

@@ -31,11 +31,21 @@ def short_label(label: str) -> str:
     return _FILE.sub("", label)
 
 
+_NAMES = {
+    "idsds": "IDSDS",
+    "localization": "localization score",
+    "target_deletion_drop": "target deletion drop (TDD)",
+    "off_target_deletion_drop": "off-target deletion drop (ODD)",
+    "off_target_mass": "off-target mass",
+}
+"""As the papers write them, where that isn't the name with spaces."""
+
+
 def metric_name(metric: str, higher_is_better: bool | None = None) -> str:
     """A metric's name for people, with the direction of better values where it is known.
 
     >>> metric_name("off_target_mass", False), metric_name("idsds")
-    ('off target mass (lower is better)', 'IDSDS')
+    ('off-target mass (lower is better)', 'IDSDS')
     """
-    name = "IDSDS" if metric == "idsds" else metric.replace("_", " ")
+    name = _NAMES.get(metric, metric.replace("_", " "))
     return name if higher_is_better is None else f"{name} ({'higher' if higher_is_better else 'lower'} is better)"

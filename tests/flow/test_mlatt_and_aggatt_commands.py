@@ -7,6 +7,7 @@ from PIL import Image
 import eval.frame.compositions
 import eval.frame.grid_batches
 import faithfulness.report
+from difull import Compositions
 from tests.reference.checkpoints import save_resnet
 from tests.reference.grid_runs import GRIDS, run, save_compositions, summary_of
 
@@ -69,11 +70,14 @@ def test_aggatt(checkpoint, files, tmp_path):
 def test_the_grids_on_the_sheets_are_those_of_the_summary(checkpoint, files, tmp_path, monkeypatch):
     """One grid can't be read, so that places in the table and numbers of grids fall apart."""
     shown, draw = [], faithfulness.report.examples_figure
+    labels = Compositions.load(files / "corners.parquet").labels
 
     def keep(*arguments, **named):
         figure = draw(*arguments, **named)
-        texts = [axis.get_xlabel() for axis in figure.axes]
-        shown.extend(int(text.removeprefix("grid ")) for text in texts if text.startswith("grid "))
+        places = [place for part in arguments[0].examples for place in part]
+        shown.extend(named["numbers"][place] for place in places)
+        texts = [axis.get_xlabel() for axis in figure.axes if axis.get_xlabel().startswith("class ")]
+        assert texts == [f"class {labels[named['numbers'][place], 0]}" for place in places]
         return figure
 
     read = eval.frame.grid_batches.GridSamples.__getitem__

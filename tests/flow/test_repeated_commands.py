@@ -27,13 +27,13 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(Figure, "savefig", lambda self, file, **settings: file.write_bytes(b"drawn"))
 
 
-def run(folder, name, out):
+def run(folder, name, out, *more):
     command, arguments = ALL[name]
     words = ["--model", str(folder / ("segmenter" if name == "dea" else "resnet")), "--out", str(out), *arguments]
     if name in ("difull", "mlatt", "aggatt"):
         words += ["--compositions", str(folder / "compositions")]
     batches = [] if name == "leakage" else ["--batch-size", "4" if name in ("difull", "mlatt", "aggatt") else "1"]
-    return command.main([*words, *batches, "--quiet"])
+    return command.main([*words, *batches, "--quiet", *more])
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -83,3 +83,14 @@ def test_another_choice_of_grids_is_other_work(folder, tmp_path, no_pictures, ca
         assert f"compositions {file} " in capsys.readouterr().err
     finally:
         file.write_bytes(before)
+
+
+def test_a_finished_run_is_drawn_anew_in_another_format(folder, tmp_path, monkeypatch, no_pictures):
+    assert run(folder, "idsds", tmp_path / "run") == 0
+    before = {path.stem for path in (tmp_path / "run" / "plots").iterdir()}
+    monkeypatch.setattr(
+        SampleBatches, "load", lambda self, numbers: pytest.fail("it computes again") if numbers else []
+    )
+    assert run(folder, "idsds", tmp_path / "run", "--format", "svg", "pdf") == 0
+    found = sorted(path.name for path in (tmp_path / "run" / "plots").iterdir())
+    assert found == sorted(f"{name}.{kind}" for name in before for kind in ("pdf", "svg"))

@@ -42,6 +42,7 @@ SHARED = {
     "chunk": (["--chunk", "24"], setting("chunk", 24)),
     "out": ([], lambda run: run.out.is_dir()),
     "overwrite": (["--overwrite"], lambda run: not (run.out / "plots" / "old.png").exists()),
+    "format": (["--format", "svg"], lambda run: any((run.out / "plots").glob("*.svg"))),
     "input_size": (["--input-size", "32"], setting("input_size", [32, 32])),
     "accelerator": (["--accelerator", "cpu"], lambda run: run.fabric["accelerator"] == "cpu"),
     "devices": (["--devices", "2"], lambda run: run.fabric["devices"] == 2),

@@ -48,14 +48,16 @@ def scores_of(table, undefined_as=0.0, higher=True):
 
 
 def write_result(folder, table, protocol="idsds", *, scores=None, data=None, model=None, settings=None, **how):
-    """A result's folder: `summary.json` and `per_image.parquet`, None leaving that out."""
+    """A result's folder: `summary.json` and `per_image.parquet`, None leaving that out; of IDSDS, it is in-domain."""
+    of = OF_PROTOCOL[protocol] | SETTINGS | (settings or {})
     summary = {
         "schema": 1,
         "protocol": "idsds" if protocol == "single" else protocol,
         "model": {"name": "resnet10t", "architecture": "resnet10t", "sha256": "a" * 64, "accuracy": 0.9}
+        | ({"deletion": {"grid": of["grid"], "fill": of["fill"], "probability": 0.5}} if protocol == "idsds" else {})
         | (model or {}),
         "data": {"name": "digits", "split": "val", "n_images": 40, "fingerprint": "0123"} | (data or {}),
-        "settings": OF_PROTOCOL[protocol] | SETTINGS | (settings or {}),
+        "settings": of,
         "scores": scores_of(table, **how) if scores is None else scores,
         "environment": {"python": "3.12", "torch": "2.14"},
         "files": [],

@@ -26,6 +26,8 @@ from tests.reference.result_folders import (
 )
 
 OTHER = {"name": "resnet50", "architecture": "resnet50", "sha256": "b" * 64, "accuracy": 0.8}
+UNTRAINED, COARSE = {"deletion": None}, {"deletion": {"grid": [2, 2], "fill": "zeros", "probability": 0.5}}
+NEVER = {"deletion": {"grid": [4, 4], "fill": "zeros", "probability": 0.0}}
 
 
 def folders(tmp_path, *values, **how):
@@ -166,11 +168,28 @@ def test_the_publication_stands_beside_its_own_models(tmp_path, capsys):
         ({"data": {"name": "digits"}}, "of the ImageNet validation set, this is digits"),
         ({"data": data}, "resnet10t is no model of the publication"),
         ({"data": data, "model": OTHER, "settings": {"fill": "mean"}}, "of another fill than mean"),
+        ({"data": data, "model": OTHER | UNTRAINED}, "deletion (4×4, zeros), this one was trained with none"),
+        ({"data": data, "model": OTHER | COARSE}, "was trained with grid 2 2, fill zeros, probability 0.5"),
+        ({"data": data, "model": OTHER | NEVER}, "was trained with none"),
     ):
         write_result(tmp_path / "b", ranked_table(values), **change)
         assert why in told(capsys, tmp_path / "b")
+    for name in ("hfds:ILSVRC/imagenet-1k@v1", "hfds:/data/Imagenet-1k-256"):
+        b = write_result(tmp_path / "b", ranked_table(values), data={"name": name}, model=OTHER)
+        assert compare([b]).summary["published"]
     assert command.main(["--published"]) == 0
     assert "bagnet33 (BagNet-33)" in capsys.readouterr().out
+
+
+def test_what_is_out_of_domain_is_another_kind(tmp_path, capsys):
+    a = write_result(tmp_path / "a", ranked_table(noisy(1)))
+    b = write_result(tmp_path / "b", ranked_table(noisy(2)), model=OTHER | UNTRAINED)
+    c = write_result(tmp_path / "c", ranked_table(noisy(3)), model=COARSE | {"sha256": "c" * 64})
+    assert "no two results are of one protocol" in (said := told(capsys, a, b))
+    assert "idsds (out of domain) of resnet50" in said
+    (found,) = compare([a, b, c]).summary["protocols"]
+    assert found["protocol"] == "idsds (out of domain)"
+    assert [(pair["reference"], pair["other"]) for pair in found["comparisons"]] == [("B", "C")]
 
 
 def test_the_command_shows_and_writes_it(tmp_path, capsys):
@@ -189,7 +208,11 @@ def test_the_command_shows_and_writes_it(tmp_path, capsys):
     assert [path.name for path in (out / "plots").iterdir()] == ["difference-idsds-idsds.png"]
     assert f"{found}\n" in printed
     assert "already holds a run (compare)" in told(capsys, a, b, "--out", out)
-    assert command.main([str(a), str(b), "--out", str(out), "--overwrite", "--seed", "1"]) == 0
+    assert "unknown --format 'gif'" in told(capsys, a, b, "--out", out, "--overwrite", "--format", "gif")
+    assert (
+        command.main([str(a), str(b), "--out", str(out), "--overwrite", "--seed", "1", "--format", "svg", "pdf"]) == 0
+    )
+    assert {path.suffix for path in (out / "plots").iterdir()} == {".svg", ".pdf"}
     assert json.loads((out / "compare.json").read_text())["seed"] == 1
     (out / "mine.txt").touch()
     capsys.readouterr()
@@ -288,6 +311,7 @@ HOSTILE = {
     "no column": (rewritten(ranked_table(noisy(1)).drop(columns="index")), "has no column index of whole numbers"),
     "text": (rewritten(ranked_table(noisy(1)), scores=[]), "gives no scores to compare"),
     "schema": (edited(lambda summary: summary.update(schema=2)), "has schema 2, expected 1"),
+    "no deletion": (edited(lambda summary: summary["model"].update(deletion="4x4")), "has no model deletion"),
     "no settings": (edited(lambda summary: summary.pop("settings")), "summary.json has no settings"),
     "no data": (edited(lambda summary: summary["data"].pop("fingerprint")), "has no data fingerprint"),
     "an odd model": (edited(lambda summary: summary["model"].update(sha256=[])), "has no model that can be read"),

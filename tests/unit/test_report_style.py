@@ -110,7 +110,7 @@ def test_long_labels_break_behind_marks():
 
 def test_metric_names_say_which_way_is_better():
     assert report.metric_name("idsds", True) == "IDSDS (higher is better)"
-    assert report.metric_name("off_target_mass", False) == "off target mass (lower is better)"
+    assert report.metric_name("off_target_mass", False) == "off-target mass (lower is better)"
     assert report.metric_name("single_deletion") == "single deletion"
 
 

@@ -12,6 +12,7 @@ from faithfulness.core.statistics import (
     compare_with_control,
     holm,
     mean_interval,
+    pair_winners,
     paired_tests,
     signed_rank_test,
     spearman_rows,
@@ -146,3 +147,27 @@ def test_differences_of_rounding_are_none():
     _, matrix = paired_tests({"a": scores, "b": np.nextafter(scores, 1)})
     assert matrix[0, 1] == 1
     assert not compare_with_control("a", {"a": scores, "b": np.nextafter(scores, 1)})["b"]["above"]
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_winners_are_those_of_the_means_where_a_difference_is_shown(higher):
+    rng = np.random.default_rng(0)
+    common = rng.normal(size=60)
+    scores = {name: common + shift + 0.3 * rng.normal(size=60) for name, shift in (("a", 0), ("b", 1), ("c", 1.001))}
+    names, p = paired_tests(scores)
+    found = pair_winners(scores, p, higher)
+    for i, a in enumerate(names):
+        for j, b in enumerate(names):
+            gain = (1 if higher else -1) * (scores[a].mean() - scores[b].mean())
+            assert found[i, j] == (np.sign(gain) if i != j and p[i, j] < 0.05 else 0)
+    assert found[0, 1] == (-1 if higher else 1)
+    assert found[1, 2] == 0
+
+
+def test_no_winner_where_mean_and_ranks_disagree():
+    """Many small gains, a few big losses."""
+    a = np.concatenate([np.full(40, 1.0), np.full(4, -100.0)])
+    scores = {"a": a + 0.001 * np.arange(44), "b": np.zeros(44)}
+    p = paired_tests(scores)[1]
+    assert p[0, 1] < 0.05
+    assert not pair_winners(scores, p).any()

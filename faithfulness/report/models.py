@@ -1,0 +1,98 @@
+"""Methods over models: does a more accurate model get better explanations?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from faithfulness.report.style import (
+    LINE,
+    PALE,
+    SMALL,
+    legend_below,
+    method_style,
+    need,
+    new_figure,
+    styled,
+    text_inches,
+    wrap_label,
+)
+
+
+@styled
+def accuracy_figure(
+    lines: Mapping[str, Sequence[Sequence[float]]], models: Mapping[str, float], *, label: str, title: str = ""
+) -> Figure:
+    """A line per method over the accuracy of models, with the 95 % interval of each point.
+
+    Args:
+        lines: method -> (accuracy, mean, low, high) per model; points that aren't finite are left out.
+        models: name -> accuracy; named along the top.
+        label: of the vertical axis.
+        title: data.
+    """
+    need(lines, "methods")
+    names = [_shown(name) for name in models]
+    rows = math.ceil(len(lines) / 5)
+    figure = new_figure(7, 3.8 + 0.2 * rows + 0.7 * text_inches(names), title)
+    axes = figure.subplots()
+    handles: list[Any] = []
+    for method, points in lines.items():
+        look = method_style(method)
+        kept = sorted(point for point in map(tuple, points) if all(map(math.isfinite, point[:2])))
+        for accuracy, _, low, high in kept:
+            axes.plot([accuracy] * 2, [low, high], color=look.color, linewidth=1, alpha=0.5)
+        drawn = {"color": look.color, "marker": look.marker, "linestyle": look.linestyle, "markersize": 5}
+        axes.plot([x for x, *_ in kept], [y for _, y, *_ in kept], linewidth=1, alpha=0.7, **drawn)
+        handles.append(Line2D([], [], label=wrap_label(method, 24).replace("$", r"\$"), **drawn))
+    axes.axhline(0, color=PALE, linewidth=0.8, zorder=0)
+    axes.set(xlabel="accuracy of the model", ylabel=label)
+    axes.margins(0.06)
+    _name_models(figure, axes, models)
+    legend_below(figure, handles)
+    return figure
+
+
+def _shown(model: str) -> str:
+    """A name of at most 40 letters, in which a dollar begins no formula."""
+    name = model if len(model) <= 40 else f"{model[:28]}…{model[-11:]}"
+    return name.replace("$", r"\$")
+
+
+def _name_models(figure: Figure, axes: Axes, models: Mapping[str, float]) -> None:
+    """Names along the top, each joined to its place; those that would cover one another stand side by side."""
+    low, high = axes.get_xlim()
+    gap = 1.6 * SMALL / 72 / (0.8 * figure.get_figwidth())
+    shares = sorted(((value - low) / (high - low), name) for name, value in models.items() if math.isfinite(value))
+    places: list[float] = []
+    for number, (share, _) in enumerate(shares):
+        least = places[-1] + gap if places else 0.0
+        places.append(min(max(share, least), 1 - gap * (len(shares) - 1 - number)))
+    for number in reversed(range(len(places) - 1)):
+        places[number] = min(places[number], places[number + 1] - gap)
+    for place, (share, name) in zip(places, shares, strict=True):
+        axes.annotate(
+            _shown(name),
+            (share, 1),
+            (place, 1.06),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            fontsize=SMALL,
+            rotation=60,
+            ha="left",
+            va="bottom",
+            rotation_mode="anchor",
+            arrowprops={
+                "arrowstyle": "-",
+                "color": LINE,
+                "linewidth": 0.5,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "relpos": (0, 0),
+            },
+        )
