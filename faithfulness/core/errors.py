@@ -65,6 +65,8 @@ def machine_failure(error: BaseException) -> str | None:
         return f"{text[:120]}; was there enough memory? --workers 0 reads in this process"
     if any(words in text for words in _LOST):
         return "the connection to another process of this run is lost"
+    if "EADDRINUSE" in text:
+        return "another program has taken the port that the processes of this run were to meet at; run it again"
     if "No space left on device" in text:
         return text[:200]
     return None

@@ -5,14 +5,17 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.kills import differences, leftovers
+from faithfulness.core.errors import machine_failure
 from training.patch_finetune import main
 
 TINY = ["--model", "test_convnext", "--train-images", "96", "--val-images", "40", "--batch-size", "16", "--epochs", "3"]
@@ -305,3 +308,13 @@ def command_or_nothing(pid):
         return command_line(pid)
     except OSError:
         return ""
+
+
+def test_a_port_that_is_taken_is_said_in_a_line():
+    """Lightning looks for a free port, and takes it seconds later."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(RuntimeError) as error:
+            torch.distributed.TCPStore("127.0.0.1", taken.getsockname()[1], 1, is_master=True)
+    assert "another program has taken the port" in (machine_failure(error.value) or "")
