@@ -132,7 +132,7 @@ def use_text(
     """
     segmentation = _segments(config)
     code = code or (f"path/to/file.py:{config['architecture']}" if config.get("own") else None)
-    command = f"python -m {'eval.dea' if segmentation else 'eval.idsds'} --model {name}"
+    command = f"python -m {'eval.dea' if segmentation else 'eval.idsds'} --model {shlex.quote(name)}"
     if trained_on.partition(":")[2]:
         command += f" --data {trained_on}"
     if in_timm(config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from faithfulness.core.cli import named_first, run_command
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import check_out, files_in, write_json
 from faithfulness.core.flags import check_values, make_options
+from faithfulness.core.locks import locked
 
 
 @dataclass(kw_only=True)
@@ -94,8 +96,11 @@ def release(options: ReleaseOptions | None = None, **flags: Any) -> Path:
         raise InputError("--pull-request has no effect without --push")
     check_target(options.out, [options.folder, *options.results], options.overwrite)
     check_finished(options.folder)
-    with replacing(options.out) as new:
-        _write(options, new)
+    target = options.out.resolve()
+    with locked(target.parent, f".{target.name}.lock", of=options.out):
+        check_target(options.out, [options.folder, *options.results], options.overwrite)
+        with replacing(options.out) as new:
+            _write(options, new)
     return options.out
 
 
@@ -126,6 +131,8 @@ def check_target(out: Path, inputs: Sequence[Path], overwrite: bool) -> None:
             f"--out {out} already holds a release; choose another folder, or pass --overwrite to replace it"
         )
     listed = read_sums(target)
+    if not {WEIGHTS, CONFIG, TRAINING, CARD} <= {*listed}:
+        raise InputError(f"--out {out} holds {SUMS}, but no release; choose another folder")
     foreign = next((name for name in files_of(target) if name not in listed), None)
     if foreign is not None:
         raise InputError(f"--out {out} holds {foreign}, which is not of the release; choose another folder")
@@ -252,7 +259,7 @@ def run(options: ReleaseOptions) -> int:
     out = release(options)
     rows = [(name, f"{(out / name).stat().st_size / 1000:.1f} kB") for name in files_in(out)]
     print(format_table(("file", "size"), rows))
-    print(f"release: {out}; python -m checkpoints.verify {out} checks it")
+    print(f"release: {out}; python -m checkpoints.verify {shlex.quote(str(out))} checks it")
     if options.push:
         from checkpoints.push import push
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -172,7 +173,10 @@ def _use(facts: Facts) -> str:
         text += f"\n\nThe network is made by the code in `{file}`, which loading runs: read it first."
     elif not in_timm(facts.config):
         text += "\n\nThe network is this suite's, so loading it takes this suite."
-    return text + f"\n\n`python -m checkpoints.verify {facts.name}` checks the folder and scores a sample again."
+    return (
+        text
+        + f"\n\n`python -m checkpoints.verify {shlex.quote(facts.name)}` checks the folder and scores a sample again."
+    )
 
 
 def _accuracy(facts: Facts) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -64,7 +64,13 @@ def verify(options: VerifyOptions) -> list[Check]:
     broken = any(check.outcome == FAILED for check in found)
     if any("link" in check.detail or "missing" in check.detail for check in found):
         return [*found, Check("all else", IMPOSSIBLE, "the files aren't all there")]
-    found += [check_record(folder), *check_results(folder), check_card(folder), check_paths(folder)]
+    for name, check in (
+        ("record", check_record),
+        ("results", check_results),
+        ("card", check_card),
+        ("paths", check_paths),
+    ):
+        found += readable(name, check, folder)
     if broken or any(check.outcome == FAILED for check in found):
         return [*found, Check("loading, scores", IMPOSSIBLE, "the files aren't those that were released")]
 
@@ -75,6 +81,24 @@ def verify(options: VerifyOptions) -> list[Check]:
     if code is None or options.own_code:
         found += check_scores(folder, options.data, options.sample, code)
     return found
+
+
+def readable(name: str, check: Callable[[Path], Check | Iterable[Check]], folder: Path) -> list[Check]:
+    """A check's lines; one that failed where the files hold something else than a release's do."""
+    from safetensors import SafetensorError
+    from yaml import YAMLError
+
+    from checkpoints.verify_files import FAILED, Check
+
+    try:
+        made = check(folder)
+        return [made] if isinstance(made, Check) else list(made)
+    except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        reason = error
+    except (SafetensorError, YAMLError) as error:
+        reason = error
+    text = " ".join(str(reason).split())[:100]
+    return [Check(name, FAILED, f"it can't be read ({type(reason).__name__}: {text})")]
 
 
 def code_of(folder: Path) -> str | None:

@@ -84,7 +84,7 @@ def write(report: Report, out: Path) -> Path:
     with locked(out):
         write_json(out / REPORT, {"schema": SCHEMA, "protocol": KIND, **report.summary})
         for old in [file for pattern in OF_REPORT for file in out.glob(pattern)]:
-            if old.name != REPORT:
+            if old.name != REPORT and old.is_file():
                 old.unlink()
         for name, make in report.files().items():
             with atomic_file(out / name) as temporary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -123,7 +123,7 @@ class Board:
 def board_of(results: Sequence[Compared]) -> Board:
     """The leaderboard of results; two of one protocol, model and data keep rows of their own."""
     board, rows = Board(), {}
-    names = subjects_of(results)
+    names, data = subjects_of(results), data_names(map(data_key, results))
     taken: dict[tuple[Any, ...], int] = {}
     for result in results:
         key = (result.model, *data_key(result), result.kind)
@@ -137,8 +137,7 @@ def board_of(results: Sequence[Compared]) -> Board:
                 of = (result.model, *data_key(result), variant, score["attribution"], score["layer"])
                 row = rows.get(of)
                 if row is None:
-                    data = f"{result.summary['data']['name']} ({result.summary['data']['split']})"
-                    row = rows[of] = Row(subject, data, score["attribution"], score["layer"], result)
+                    row = rows[of] = Row(subject, data[data_key(result)], score["attribution"], score["layer"], result)
                 row.cells[column] = cell
                 add_cost(row, score)
     board.rows = list(rows.values())
@@ -149,6 +148,16 @@ def board_of(results: Sequence[Compared]) -> Board:
 def data_key(result: Compared) -> tuple[Any, ...]:
     """What tells data from others."""
     return tuple(result.summary["data"][name] for name in ("name", "split", "fingerprint"))
+
+
+def data_names(keys: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], str]:
+    """Data -> their name and split, with their fingerprint where others have the same, as of another `--seed`."""
+    keys = dict.fromkeys(keys)
+    named = [key[:2] for key in keys]
+    return {
+        (name, split, mark): f"{name} ({split})" + (f", data {str(mark)[:6]}" if named.count((name, split)) > 1 else "")
+        for name, split, mark in keys
+    }
 
 
 def subjects_of(results: Sequence[Compared]) -> dict[tuple[Any, ...], str]:

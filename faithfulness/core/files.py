@@ -81,8 +81,9 @@ OF_REPORT = (
     "leaderboard.csv",
     "leaderboard.tex",
     "results.csv",
-    "pictures/*",
-    "summaries/*.json",
+    "pictures/[A-Z]*-[0-9]*-*.*",
+    "pictures/accuracy-[0-9]*.svg",
+    "summaries/[A-Z]*.json",
 )
 """What `eval.report` writes."""
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from eval.frame.board import data_names
 from faithfulness.core.comparison import MOST_GROUPS, joined_groups, mean_of_defined, ranks_of
 from faithfulness.report import accuracy_figure
 from faithfulness.report.page import about_picture, about_protocol, latex_tables
@@ -119,3 +120,13 @@ def test_models_with_nearly_one_accuracy_are_named_apart():
     assert len(places) == 20
     assert np.diff(places).min() > 0.015
     assert max(places) <= 1
+
+
+def test_data_of_one_name_are_told_apart_by_their_fingerprint():
+    """As of two seeds: what stands in one column must be comparable."""
+    keys = [("digits", "val", "0123456789"), ("digits", "val", "9876543210"), ("other", "val", "0123456789")]
+    assert list(data_names(keys).values()) == [
+        "digits (val), data 012345",
+        "digits (val), data 987654",
+        "other (val)",
+    ]
