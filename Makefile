@@ -22,16 +22,11 @@ demo: install
 	$(BIN)/python -m training.patch_finetune --out $(RUNS)/checkpoint --model $(RUNS)/base --epochs 3 --overwrite
 	$(BIN)/python -m eval.idsds --model $(RUNS)/checkpoint --baseline $(RUNS)/base --limit 256 --out $(RUNS)/idsds --overwrite \
 		--attributions grad ixg ixg-sg ig gradcam gradcam@layer3 occlusion 'occlusion(kernel=16, stride=16)'
-	$(BIN)/python -m eval.difull --model $(RUNS)/checkpoint --grids 40 --out $(RUNS)/difull --overwrite \
-		--layers input final --attributions ixg ig gradcam
-	$(BIN)/python -m eval.leakage --model $(RUNS)/checkpoint --setting difull --tries 20 --out $(RUNS)/leakage --overwrite
-	$(BIN)/python -m eval.dea --model checkpoints/released/digits-segmenter --limit 12 --out $(RUNS)/dea --overwrite \
-		--attributions gpa ega region dea
-	$(BIN)/python -m eval.report $(RUNS)/idsds $(RUNS)/difull $(RUNS)/leakage $(RUNS)/dea --out $(RUNS)/report --overwrite
+	$(BIN)/python -m eval.report $(RUNS)/idsds --out $(RUNS)/report --overwrite
 	@echo
 	@echo "checkpoint: $(RUNS)/checkpoint    model card: $(RUNS)/checkpoint/README.md"
-	@echo "results:    $(RUNS)/{idsds,difull,leakage,dea}/summary.json"
-	@echo "open        $(RUNS)/report/index.html"
+	@echo "results:    $(RUNS)/idsds/summary.json, $(RUNS)/idsds/per_image.parquet"
+	@echo "page:       $(RUNS)/report/index.html"
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TEST_FLAGS)
