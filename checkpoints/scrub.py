@@ -45,7 +45,7 @@ def stand_in(text: str, datasets: Iterable[str] = ()) -> str | None:
     What is on the disk doesn't matter. `hfds:` may be followed by a folder or by a name, which look alike: it is a
     name only if it is one of `datasets`.
 
-    >>> stand_in("imagefolder:/data/birds"), stand_in("/home/me/net.py:make"), stand_in("timm:resnet18")
+    >>> stand_in("imagefolder:/data/birds"), stand_in("/Users/me/net.py:make"), stand_in("timm:resnet18")
     ('imagefolder:PATH', 'PATH/net.py:make', None)
     """
     kind, _, rest = text.partition(":")

@@ -194,7 +194,7 @@ def test_what_was_changed_consistently_with_the_sums_is_found(changed, capsys, c
         (lambda folder: (folder / "README.md").unlink(), False, "README.md is missing"),
         (lambda folder: (folder / "pytorch_model.bin").write_bytes(b"x"), False, "pytorch_model.bin was added"),
         (lambda folder: (folder / "weights.pth").write_bytes(b"x"), True, "weights.pth has no place in a release"),
-        (lambda folder: (folder / "README.md").write_text("/home/me/x"), True, "license None"),
+        (lambda folder: (folder / "README.md").write_text("/Users/me/x"), True, "license None"),
     ],
 )
 def test_what_was_changed_is_named(changed, capsys, change, anew, found):

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from tests.reference.published_names import Names
 
-SECRET = "/home/somebody/secret"
+SECRET = "/Users/somebody/secret"
 
 
 def random_state(names: Names, seed: int = 0) -> dict[str, Tensor]:

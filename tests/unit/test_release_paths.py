@@ -14,7 +14,7 @@ from checkpoints.scrub import Scrubber, left_over, stand_in
         ("voc:relative/folder", "voc:PATH"),
         ("hfds:org/name", "hfds:PATH"),
         ("hfds:/data/parquet", "hfds:PATH"),
-        ("/home/me/net.py:make", "PATH/net.py:make"),
+        ("/Users/me/net.py:make", "PATH/net.py:make"),
         ("method.py:f(steps=3)|abs", "PATH/method.py:f(steps=3)|abs"),
         ("~/runs/x", "PATH/x"),
         ("../runs/x/", "PATH/x"),
@@ -55,7 +55,7 @@ def test_commands_and_texts_are_cleaned_alike(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("see /home/me/x.txt", "/home/me/x.txt"), ("data=imagefolder:/a/b", "/a/b"), ("in /mnt/secret", "/mnt/secret")],
+    [("see /Users/me/x.txt", "/Users/me/x.txt"), ("data=imagefolder:/a/b", "/a/b"), ("in /mnt/secret", "/mnt/secret")],
 )
 def test_left_over_paths_are_found(text, found):
     assert left_over(["fine", text], ["/mnt/secret"]) == found
@@ -64,17 +64,25 @@ def test_left_over_paths_are_found(text, found):
 @pytest.mark.parametrize(
     "path",
     [
-        *("file:///home/me/x", "[/home/me/x]", "{/home/me}", "</home/me/x>", "|/home/me", ";/home/me", "-I/home/me"),
         *(
-            "@/home/me/x",
+            "file:///Users/me/x",
+            "[/Users/me/x]",
+            "{/Users/me}",
+            "</Users/me/x>",
+            "|/Users/me",
+            ";/Users/me",
+            "-I/Users/me",
+        ),
+        *(
+            "@/Users/me/x",
             "~me/x",
             "~/x",
             "\\\\srv\\share\\me",
             "/data",
-            "'/home/me/my data/x'",
-            "/home/me/my old data/x",
+            "'/Users/me/my data/x'",
+            "/Users/me/my old data/x",
         ),
-        *("C:/me/x", "-L/home/me", "cc -I/home/me"),
+        *("C:/me/x", "-L/Users/me", "cc -I/Users/me"),
     ],
 )
 @pytest.mark.parametrize("before", ["", "see "])
@@ -136,14 +144,14 @@ def test_names_on_the_hub_stay_where_they_are_told(name):
 def test_tables_are_cleaned_in_lists_and_notes_too(tmp_path):
     import pandas as pd
 
-    table = pd.DataFrame({"value": [0.5, 1.0], "files": [["/home/me/a"], ["x", "/home/me/b"]], "n": ["a", None]})
-    table.attrs = {"from": "/home/me/c"}
+    table = pd.DataFrame({"value": [0.5, 1.0], "files": [["/Users/me/a"], ["x", "/Users/me/b"]], "n": ["a", None]})
+    table.attrs = {"from": "/Users/me/c"}
     table.to_parquet(tmp_path / "a.parquet")
-    assert "/home/me/a" in set(texts_in(tmp_path / "a.parquet"))
-    assert "/home/me/c" in set(texts_in(tmp_path / "a.parquet"))
+    assert "/Users/me/a" in set(texts_in(tmp_path / "a.parquet"))
+    assert "/Users/me/c" in set(texts_in(tmp_path / "a.parquet"))
     write_table(tmp_path / "a.parquet", tmp_path / "b.parquet", Scrubber({}))
     assert "home" not in str(list(texts_in(tmp_path / "b.parquet")))
-    assert b"/home/me" not in (tmp_path / "b.parquet").read_bytes()
+    assert b"/Users/me" not in (tmp_path / "b.parquet").read_bytes()
     again = pd.read_parquet(tmp_path / "b.parquet")
     assert [list(files) for files in again["files"]] == [["PATH/a"], ["x", "PATH/b"]]
     assert again["n"].isna().tolist() == [False, True]
