@@ -53,12 +53,12 @@ FAMILY: dict[str, Member] = {
     NO_BIAS: Member("resnet10_nobn_nobias_small", epochs=(8, 3), lr=4e-3),
     DEEPER[1]: Member(EMBEDDED.model, _DEEP[DEEPER[1]]),
     WIDER: Member(EMBEDDED.model, _WIDE),
-    BAGNET: Member("bagnet17_small", {"planes": [16, 32, 64, 128]}, epochs=(6, 3)),
-    BCOS: Member("bcos_resnet10_small", epochs=(6, 3), lr=4e-3),
-    VGG: Member("vgg8_small", epochs=(8, 3), lr=2e-3),
+    BAGNET: Member("bagnet17_small", {"planes": [16, 32, 64, 128]}, epochs=(5, 2)),
+    BCOS: Member("bcos_resnet10_small", epochs=(5, 2), lr=4e-3),
+    VGG: Member("vgg8_small", epochs=(6, 2), lr=2e-3),
     DEEPER[0]: Member(EMBEDDED.model, _DEEP[DEEPER[0]]),
     **{f"{BASE}-{fill}": Member(EMBEDDED.model, _ARGUMENTS, fill=fill, parent=BASE) for fill in ("mean", "random")},
-    VIT: Member("vit_conv_small", epochs=(12, 3), lr=3e-3),
+    VIT: Member("vit_conv_small", epochs=(10, 2), lr=3e-3),
 }
 """In the order in which they are trained: what most findings need comes first."""
 
@@ -68,8 +68,9 @@ class Scale:
     """How large the study is.
 
     Attributes:
-        models: which of the family. epochs: a factor on each member's. train_images, val_images: scenes of training; each of
-            the latter is seen whole and without each cell after every epoch.
+        models: which of the family. epochs: a factor on each member's.
+        train_images, val_images: scenes of training; each of the latter is seen whole and without each cell after
+            every epoch.
         images: scored by IDSDS. grids: per setting. pairs_of: images whose regions DEA explains.
         steps: of integrated gradients. masks: of RISE. methods_everywhere: whether every network is scored with every
             method that it can carry, or the base only.
