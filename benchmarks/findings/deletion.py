@@ -50,11 +50,11 @@ def methods_for(name: str, scale: Scale, model: Any) -> dict[str, str]:
     from faithfulness.attribution import create_attribution, list_attributions, parse_attribution
     from faithfulness.core.errors import InputError
 
-    wanted = dict.fromkeys((*EVERYWHERE, *([OWN[name]] if name in OWN else [])))
+    wanted = [*EVERYWHERE, *([OWN[name]] if name in OWN else [])]
     if scale.methods_everywhere or name == BASE:
-        wanted |= dict.fromkeys(list_attributions())
+        wanted += list_attributions()
     found = {}
-    for method in wanted:
+    for method in dict.fromkeys(wanted):
         parsed = parse_attribution(spec(method, scale))
         try:
             create_attribution(parsed, model)
@@ -73,7 +73,7 @@ def score(name: str, checkpoint: Path, scale: Scale, out: Path) -> Result:
     folder = out / "idsds" / name
     if (folder / "summary.json").is_file():
         return load_results(folder)
-    labels = list(methods_for(name, scale, load_model(checkpoint)).values())
+    labels = list(methods_for(name, scale, load_model(checkpoint).model.eval()).values())
     result = evaluate(
         str(checkpoint), attributions=labels, limit=scale.images, batch_size=32, out=folder, accelerator="cpu"
     )
@@ -97,9 +97,9 @@ def deletion_quantities(tables: dict[str, pd.DataFrame], accuracy: dict[str, flo
     for a, b in (("ixg-sg", "ixg"), ("ig-sg", "ig"), ("ixg|abs", "ixg"), ("ig|abs", "ig")):
         names = [name for name in PLAIN if name in tables and {a, b} <= set(tables[name])]
         if names:
-            values = [np.concatenate([tables[name][m].to_numpy() for name in names]) for m in (a, b)]
+            left, right = (np.concatenate([tables[name][method].to_numpy() for name in names]) for method in (a, b))
             images = np.concatenate([tables[name].index.to_numpy() for name in names])
-            found[f"idsds: {a} - {b}"] = paired(*values, images, IMAGES, names)
+            found[f"idsds: {a} - {b}"] = paired(left, right, images, IMAGES, names)
     return found | architecture_quantities(tables, accuracy) | stability_quantities(tables)
 
 
@@ -160,9 +160,8 @@ def stability_quantities(tables: dict[str, pd.DataFrame]) -> Quantities:
         orders = [order(tables[a], tables[b], [a, b]) for a, b in combinations(seeds, 2)]
         found["idsds: order, seeds"] = min(orders, key=lambda each: each["effect"])
         differences = [
-            paired(*(tables[name][method].to_numpy() for name in pair), tables[pair[0]].index.to_numpy(), IMAGES, pair)
-            | {"p": None, "of": method}
-            for pair in combinations(seeds, 2)
+            method_difference(tables[a], tables[b], method, [a, b])
+            for a, b in combinations(seeds, 2)
             for method in EVERYWHERE
         ]
         found["idsds: largest difference, seeds"] = max(differences, key=lambda each: abs(each["effect"]))
@@ -171,6 +170,13 @@ def stability_quantities(tables: dict[str, pd.DataFrame]) -> Quantities:
             fill = name.rpartition("-")[2]
             found[f"idsds: order, zeros and {fill}"] = order(tables[BASE], tables[name], [BASE, name])
     return found
+
+
+def method_difference(a: pd.DataFrame, b: pd.DataFrame, method: str, models: list[str]) -> dict[str, Any]:
+    """A method's mean on one network minus that on another, over the images that both have."""
+    shared = a.index.intersection(b.index)
+    values = (table.loc[shared, method].to_numpy() for table in (a, b))
+    return paired(next(values), next(values), shared.to_numpy(), IMAGES, models) | {"p": None, "of": method}
 
 
 def order(a: pd.DataFrame, b: pd.DataFrame, models: list[str]) -> dict[str, Any]:
@@ -196,7 +202,7 @@ def identity_quantities(checkpoints: dict[str, Path], scale: Scale) -> Quantitie
     for name in (NO_BIAS, BASE):
         if name not in checkpoints:
             continue
-        model = load_model(checkpoints[name]).double().eval()
+        model = load_model(checkpoints[name]).model.double().eval()
         samples = CLASSIFICATION.samples(data.at_size(model.input_size[0]), model.data_config, training=False)
         batch = [samples[0, index] for index in range(len(data))]
         images = normalize(torch.stack([sample["image"] for sample in batch]), model.data_config, torch.float64)

@@ -72,7 +72,7 @@ class Scale:
         train_images, val_images: scenes of training; each of the latter is seen whole and without each cell after
             every epoch.
         images: scored by IDSDS. grids: per setting. pairs_of: images whose regions DEA explains.
-        steps: of integrated gradients. masks: of RISE. methods_everywhere: whether every network is scored with every
+        confidence: least one of images in grids. steps: of integrated gradients. masks: of RISE. methods_everywhere: whether every network is scored with every
             method that it can carry, or the base only.
     """
 
@@ -83,13 +83,14 @@ class Scale:
     images: int = 256
     grids: int = 30
     pairs_of: int = 48
+    confidence: float = 0.99
     steps: int = 16
     masks: int = 128
     methods_everywhere: bool = False
 
 
 SCALES = {
-    "quick": Scale((BASE, NO_BIAS), 0.01, 128, 16, images=16, grids=4, pairs_of=2, steps=4, masks=8),
+    "quick": Scale((BASE, NO_BIAS), 0.01, 1024, 16, images=16, grids=4, pairs_of=2, confidence=0.0, steps=4, masks=8),
     "hour": Scale(),
     "night": Scale(
         epochs=2.0, val_images=512, images=512, grids=100, pairs_of=200, steps=50, masks=1000, methods_everywhere=True

@@ -37,16 +37,17 @@ def methods(scale: Scale) -> dict[str, str]:
     return {**{name: name for name in names}, "ig": f"ig(steps={STEPS})", "rise": f"rise(masks={scale.masks}, cells=6)"}
 
 
-def score_grids(name: str, checkpoint: Path, scale: Scale, out: Path, confidence: float) -> list[Result]:
-    """All methods at all layers on GridPG and DiFull; occlusion on DiFull, at the input; IG and IxG on DiPart."""
+def score_grids(name: str, checkpoint: Path, scale: Scale, out: Path) -> list[Result]:
+    """All methods at all layers on GridPG and DiFull, RISE at two; occlusion on DiFull, IG and IxG on DiPart."""
     from eval import difull, load_results, mlatt
 
     known = methods(scale)
-    common: dict[str, Any] = {"grids": scale.grids, "confidence": confidence, "limit": 512, "accelerator": "cpu"}
+    common: dict[str, Any] = {"grids": scale.grids, "confidence": scale.confidence, "limit": 512, "accelerator": "cpu"}
     rise = known["rise"]
     wanted = [label for label in known.values() if label != rise]
     calls = {
-        "mlatt": (mlatt, [*wanted, f"{rise}@input", f"{rise}@final"], ["gridpg", "difull"], list(LAYERS)),
+        "mlatt": (mlatt, wanted, ["gridpg", "difull"], list(LAYERS)),
+        "rise": (difull, [rise], ["gridpg", "difull"], ["input", "final"]),
         "occlusion": (difull, ["occlusion(kernel=16, stride=8)"], ["difull"], ["input"]),
         "dipart": (difull, ["ixg", known["ig"]], ["dipart"], list(LAYERS)),
     }
@@ -133,8 +134,8 @@ class GridScores:
                 gap = self.of("dipart", method, layer) - self.of("difull", method, layer)
                 found[f"{method} dipart - difull {layer}"] = equivalent(gap, UNIT, models)
         for method in (*POOLED, "layercam"):
-            samples = (self.of(setting, method, "final") for setting in ("difull", "gridpg"))
-            found[f"{method} difull - gridpg final"] = unpaired(*samples, UNIT, models)
+            difull, gridpg = (self.of(setting, method, "final") for setting in ("difull", "gridpg"))
+            found[f"{method} difull - gridpg final"] = unpaired(difull, gridpg, UNIT, models)
         found["layercam difull - gridpg final"]["p"] = None  # "does not" is a range, not a sign
         return found
 

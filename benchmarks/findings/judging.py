@@ -45,6 +45,8 @@ def judge_claim(
         return Judged(claim, None, None, NOT_RUN)
     if known := [f"{name} has accuracy {failed[name]:.2f}" for name in quantity["models"] if name in failed]:
         return Judged(claim, quantity, p, UNDECIDED, "; ".join(known))
+    if quantity["n"] < quantity["least"]:
+        return Judged(claim, quantity, p, UNDECIDED, f"fewer than {quantity['least']}")
     effect, ends = quantity["effect"], quantity["ci95"]
     if effect is None or any(end is None or math.isnan(end) for end in ends):
         return Judged(claim, quantity, p, UNDECIDED, "not defined")

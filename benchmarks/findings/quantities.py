@@ -12,6 +12,8 @@ from scipy import stats
 from faithfulness.core.comparison import PairedDifference, paired_differences
 from faithfulness.core.statistics import mean_interval
 
+FEW = 20
+"""Of fewer images or grids, no interval can be trusted."""
 Floats = NDArray[np.floating]
 Quantities = dict[str, dict[str, Any]]
 WILCOXON = "Wilcoxon signed-rank (zeros after Pratt), bootstrap interval"
@@ -28,14 +30,16 @@ def quantity(
     p: float | None = None,
     sd: float | None = None,
     test: str = BOOTSTRAP,
+    least: int = FEW,
 ) -> dict[str, Any]:
-    """An entry of the record: `n` of what `unit` says, and the networks that it is of."""
+    """An entry of the record: `n` of what `unit` says, at least how many decide, and the networks that it is of."""
     return {
         "effect": float(effect),
         "ci95": [float(end) for end in ci95],
         "p": None if p is None else float(p),
         "sd": None if sd is None else float(sd),
         "n": int(n),
+        "least": least,
         "unit": unit,
         "test": test,
         "models": list(models),
@@ -53,12 +57,14 @@ def paired(a: Floats, b: Floats, images: NDArray[np.integer], unit: str, models:
 
 def equivalent(values: Floats, unit: str, models: Sequence[str]) -> dict[str, Any]:
     """A mean whose whole interval has to lie in a range."""
-    return quantity(values.mean(), mean_interval(values), len(values), unit, models, sd=np.std(values, ddof=1))
+    return quantity(values.mean(), mean_interval(values), len(values), unit, models, sd=float(np.std(values, ddof=1)))
 
 
 def largest(values: Floats, unit: str, models: Sequence[str]) -> dict[str, Any]:
     """The largest of values that are exact: no sample stands for more than itself."""
-    return quantity(values.max(), [values.max()] * 2, len(values), unit, models, test="the largest of all")
+    return quantity(
+        values.max(), [values.max()] * 2, len(values), unit, models, test="exact, the largest of all", least=1
+    )
 
 
 def unpaired(a: Floats, b: Floats, unit: str, models: Sequence[str]) -> dict[str, Any]:
@@ -83,7 +89,7 @@ def by_seeds(difference: float, seeds: Floats, shares: float, models: Sequence[s
     p = 2 * float(stats.t.sf(abs(difference) / error, free)) if error else float(difference == 0)
     ends = (difference - half, difference + half)
     test = f"Student's t by the spread of {len(seeds)} seeds"
-    return quantity(difference, ends, len(seeds), "seeds of the base", models, p=p, sd=spread, test=test)
+    return quantity(difference, ends, len(seeds), "seeds of the base", models, p=p, sd=spread, test=test, least=3)
 
 
 def over_networks(a: Floats, b: Floats, models: Sequence[str]) -> dict[str, Any]:
@@ -92,7 +98,7 @@ def over_networks(a: Floats, b: Floats, models: Sequence[str]) -> dict[str, Any]
     ends = ranks.confidence_interval()
     p = float(stats.spearmanr(a, b).pvalue)  # type: ignore[attr-defined]
     test = "Spearman, Fisher's interval"
-    return quantity(ranks.statistic, (ends.low, ends.high), len(a), "networks", models, p=p, test=test)
+    return quantity(ranks.statistic, (ends.low, ends.high), len(a), "networks", models, p=p, test=test, least=5)
 
 
 def resampled(

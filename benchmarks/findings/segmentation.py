@@ -54,5 +54,5 @@ def segmentation_quantities(result: Result) -> Quantities:
     passes = scores[scores.metric == "passes_per_map"].set_index("attribution")["mean"]
     for baseline in BASELINES:
         more = np.array([passes["dea"] - passes[baseline]])
-        found[f"dea: passes - {baseline}"] = largest(more, "count", [])
+        found[f"dea: passes - {baseline}"] = largest(more, "count of passes", [])
     return found
