@@ -91,16 +91,20 @@ def table_of(result: Result, scale: Scale) -> pd.DataFrame:
     return wide.rename(columns=plain).fillna(0.0)
 
 
-def deletion_quantities(tables: dict[str, pd.DataFrame], accuracy: dict[str, float]) -> Quantities:
-    """All of section 1 that the scored networks allow."""
+def deletion_quantities(tables: dict[str, pd.DataFrame], accuracy: dict[str, float], least: float) -> Quantities:
+    """All of section 1 that the scored networks allow.
+
+    What is of many networks at once is of those with the `least` accuracy; of all where none has it.
+    """
     found: Quantities = {}
+    learned = [name for name in PLAIN if accuracy.get(name, 0) >= least] or list(PLAIN)
     for a, b in (("ixg-sg", "ixg"), ("ig-sg", "ig"), ("ixg|abs", "ixg"), ("ig|abs", "ig")):
-        names = [name for name in PLAIN if name in tables and {a, b} <= set(tables[name])]
+        names = [name for name in learned if name in tables and {a, b} <= set(tables[name])]
         if names:
             left, right = (np.concatenate([tables[name][method].to_numpy() for name in names]) for method in (a, b))
             images = np.concatenate([tables[name].index.to_numpy() for name in names])
             found[f"idsds: {a} - {b}"] = paired(left, right, images, IMAGES, names)
-    return found | architecture_quantities(tables, accuracy) | stability_quantities(tables)
+    return found | architecture_quantities(tables, accuracy, learned) | stability_quantities(tables)
 
 
 def overall(table: pd.DataFrame) -> float:
@@ -108,7 +112,9 @@ def overall(table: pd.DataFrame) -> float:
     return float(table[[method for method in PUBLISHED if method in table]].to_numpy().mean())
 
 
-def architecture_quantities(tables: dict[str, pd.DataFrame], accuracy: dict[str, float]) -> Quantities:
+def architecture_quantities(
+    tables: dict[str, pd.DataFrame], accuracy: dict[str, float], learned: list[str]
+) -> Quantities:
     """What compares networks: by the spread over the seeds of the base."""
     found: Quantities = {}
     scores = {name: overall(table) for name, table in tables.items()}
@@ -123,8 +129,8 @@ def architecture_quantities(tables: dict[str, pd.DataFrame], accuracy: dict[str,
             models = [NO_BIAS, NO_BATCHNORM, *SEEDS]
             difference = scores[NO_BIAS] - scores[NO_BATCHNORM]
             found[f"idsds: {NO_BIAS} - {NO_BATCHNORM}"] = by_seeds(difference, seeds, 2.0, models)
-        found |= intrinsic_quantities(tables)
-    names = [name for name in ARCHITECTURES if name in tables]
+        found |= intrinsic_quantities(tables, learned)
+    names = [name for name in ARCHITECTURES if name in tables and name in (*learned, *OWN)]
     if len(names) > 3:
         best = [float(tables[n][OWN[n]].mean()) if n in OWN else scores[n] for n in names]
         accuracies = np.array([accuracy[name] for name in names])
@@ -132,7 +138,7 @@ def architecture_quantities(tables: dict[str, pd.DataFrame], accuracy: dict[str,
     return found
 
 
-def intrinsic_quantities(tables: dict[str, pd.DataFrame]) -> Quantities:
+def intrinsic_quantities(tables: dict[str, pd.DataFrame], learned: list[str]) -> Quantities:
     """A network's own explanation against the best published method: of all plain networks, and of the base."""
     found: Quantities = {}
     of_seeds = {m: np.array([tables[name][m].mean() for name in SEEDS]) for m in PUBLISHED if m in tables[BASE]}
@@ -143,7 +149,7 @@ def intrinsic_quantities(tables: dict[str, pd.DataFrame]) -> Quantities:
         found["idsds: bcos - best of base"] = by_seeds(difference, of_seeds[best], 1 + 1 / len(SEEDS), models)
         found["idsds: bcos - best of base"]["best"] = best
     if BAGNET in tables:
-        means = {(n, m): tables[n][m].mean() for n in PLAIN if n in tables for m in PUBLISHED if m in tables[n]}
+        means = {(n, m): tables[n][m].mean() for n in learned if n in tables for m in PUBLISHED if m in tables[n]}
         name, method = max(means, key=lambda key: means[key])
         difference = float(tables[BAGNET]["bagnet"].mean() - means[name, method])
         seeds = of_seeds.get(method, of_seeds[best])

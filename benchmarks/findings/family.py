@@ -72,8 +72,8 @@ class Scale:
         train_images, val_images: scenes of training; each of the latter is seen whole and without each cell after
             every epoch.
         images: scored by IDSDS. grids: per setting. pairs_of: images whose regions DEA explains.
-        confidence: least one of images in grids. steps: of integrated gradients. masks: of RISE. methods_everywhere: whether every network is scored with every
-            method that it can carry, or the base only.
+        confidence: least one of images in grids. steps: of integrated gradients. masks: of RISE.
+        methods_everywhere: whether every network is scored with every method that it can carry, or the base only.
     """
 
     models: tuple[str, ...] = tuple(FAMILY)

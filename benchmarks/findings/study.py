@@ -32,7 +32,8 @@ class Study:
     """What is known so far.
 
     Attributes:
-        scale: its size, called `size`. out: where checkpoints, results and the record go. budget: seconds after which nothing new is begun.
+        scale: its size, called `size`. out: where checkpoints, results and the record go.
+        budget: seconds after which nothing new is begun.
     """
 
     size: str
@@ -48,7 +49,7 @@ class Study:
         self.tables: dict[str, pd.DataFrame] = {}
         self.wholes: dict[str, Path] = {}
         self.checkpoints: dict[str, Path] = {}
-        self.began = time.monotonic()
+        self.began, self.environment = time.monotonic(), environment()
         self.seconds: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
@@ -91,7 +92,7 @@ class Study:
         self.tables[name] = table_of(result, self.scale)
         self.scores[f"IDSDS {name}"] = scores_of(result)
         accuracy = {each: found["accuracy"] for each, found in self.models.items()}
-        self.quantities |= deletion_quantities(self.tables, accuracy)
+        self.quantities |= deletion_quantities(self.tables, accuracy, LEARNED)
 
     def add_identity(self) -> None:
         from benchmarks.findings.deletion import identity_quantities
@@ -136,7 +137,7 @@ class Study:
             "quantities": self.quantities,
             "scores": self.scores,
             "seconds": self.seconds,
-            "environment": environment(),
+            "environment": self.environment,
         }
         record = rounded(record)
         record["verdicts"] = verdicts_of(record)
