@@ -67,7 +67,7 @@ def judged_again(file: Path) -> dict:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         return {**found, "verdicts": verdicts_of(found)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"--record {file} is no findings.json of this command") from error
 
 

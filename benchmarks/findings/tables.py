@@ -100,14 +100,19 @@ def section(record: Mapping[str, Any]) -> str:
     ]
     for finding in FINDINGS:
         verdict, judged = verdicts[finding.key]
-        lines.append(f"| {finding.text} | {finding.source} | {finding.how} | **{verdict}** | {counted(judged)} |")
+        lines.append(row(finding.text, finding.source, finding.how, f"**{verdict}**", counted(judged)))
     lines += ["", *networks_table(record), "", *[f"- {line}" for line in cautions_of(record)], ""]
     lines += ["| claim | holds if | effect [95% interval] | test | verdict |", "|---|---|---|---|---|"]
     for finding in FINDINGS:
         for each in verdicts[finding.key][1]:
-            cells = (each.claim.quantity, range_text(each.claim), effect_text(each), test_text(each), each.verdict)
-            lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+            claim = each.claim
+            lines.append(row(claim.quantity, range_text(claim), effect_text(each), test_text(each), each.verdict))
     return "\n".join([*lines, "", END])
+
+
+def row(*cells: str) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
 def networks_table(record: Mapping[str, Any]) -> list[str]:
@@ -115,7 +120,7 @@ def networks_table(record: Mapping[str, Any]) -> list[str]:
     lines = ["| network | timm name | accuracy (mean IoU) | one cell deleted |", "|---|---|---|---|"]
     for name, found in record["models"].items():
         deleted = value(found["accuracy_deleted"]) if "accuracy_deleted" in found else "–"
-        lines.append(f"| {name} | `{found['network']}` | {value(found['accuracy'])} | {deleted} |")
+        lines.append(row(name, f"`{found['network']}`", value(found["accuracy"]), deleted))
     return lines
 
 
