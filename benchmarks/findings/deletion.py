@@ -14,6 +14,7 @@ from benchmarks.findings.family import (
     BASE,
     BCOS,
     DEEPER,
+    FEWEST_SEEDS,
     FILLS,
     NO_BATCHNORM,
     NO_BIAS,
@@ -103,8 +104,14 @@ def deletion_quantities(tables: dict[str, pd.DataFrame], accuracy: dict[str, flo
         if names:
             left, right = (np.concatenate([tables[name][method].to_numpy() for name in names]) for method in (a, b))
             images = np.concatenate([tables[name].index.to_numpy() for name in names])
-            found[f"idsds: {a} - {b}"] = paired(left, right, images, IMAGES, names)
+            each = {name: float((tables[name][a] - tables[name][b]).mean()) for name in names}
+            found[f"idsds: {a} - {b}"] = paired(left, right, images, IMAGES, names) | {"by_network": each}
     return found | architecture_quantities(tables, accuracy, learned) | stability_quantities(tables)
+
+
+def seeds_of(tables: dict[str, pd.DataFrame]) -> list[str]:
+    """The trainings of the base that were scored."""
+    return [name for name in SEEDS if name in tables]
 
 
 def overall(table: pd.DataFrame) -> float:
@@ -118,15 +125,16 @@ def architecture_quantities(
     """What compares networks: by the spread over the seeds of the base."""
     found: Quantities = {}
     scores = {name: overall(table) for name, table in tables.items()}
-    if all(name in tables for name in SEEDS):
-        seeds = np.array([scores[name] for name in SEEDS])
-        one = 1 + 1 / len(SEEDS)
+    trained = seeds_of(tables)
+    if len(trained) >= FEWEST_SEEDS:
+        seeds = np.array([scores[name] for name in trained])
+        one = 1 + 1 / len(seeds)
         for name in (*DEEPER, WIDER, NO_BATCHNORM):
             if name in tables:
-                models = [name, *SEEDS]
+                models = [name, *trained]
                 found[f"idsds: {name} - {BASE}"] = by_seeds(scores[name] - float(seeds.mean()), seeds, one, models)
         if NO_BATCHNORM in tables and NO_BIAS in tables:
-            models = [NO_BIAS, NO_BATCHNORM, *SEEDS]
+            models = [NO_BIAS, NO_BATCHNORM, *trained]
             difference = scores[NO_BIAS] - scores[NO_BATCHNORM]
             found[f"idsds: {NO_BIAS} - {NO_BATCHNORM}"] = by_seeds(difference, seeds, 2.0, models)
         found |= intrinsic_quantities(tables, learned)
@@ -141,19 +149,20 @@ def architecture_quantities(
 def intrinsic_quantities(tables: dict[str, pd.DataFrame], learned: list[str]) -> Quantities:
     """A network's own explanation against the best published method: of all plain networks, and of the base."""
     found: Quantities = {}
-    of_seeds = {m: np.array([tables[name][m].mean() for name in SEEDS]) for m in PUBLISHED if m in tables[BASE]}
+    trained = seeds_of(tables)
+    of_seeds = {m: np.array([tables[name][m].mean() for name in trained]) for m in PUBLISHED if m in tables[BASE]}
     best = max(of_seeds, key=lambda method: of_seeds[method].mean())
     if BCOS in tables:
-        own, models = float(tables[BCOS]["bcos"].mean()), [BCOS, *SEEDS]
+        own, models = float(tables[BCOS]["bcos"].mean()), [BCOS, *trained]
         difference = own - float(of_seeds[best].mean())
-        found["idsds: bcos - best of base"] = by_seeds(difference, of_seeds[best], 1 + 1 / len(SEEDS), models)
+        found["idsds: bcos - best of base"] = by_seeds(difference, of_seeds[best], 1 + 1 / len(trained), models)
         found["idsds: bcos - best of base"]["best"] = best
     if BAGNET in tables:
         means = {(n, m): tables[n][m].mean() for n in learned if n in tables for m in PUBLISHED if m in tables[n]}
         name, method = max(means, key=lambda key: means[key])
         difference = float(tables[BAGNET]["bagnet"].mean() - means[name, method])
         seeds = of_seeds.get(method, of_seeds[best])
-        found["idsds: bagnet - best of all"] = by_seeds(difference, seeds, 2.0, [BAGNET, name, *SEEDS])
+        found["idsds: bagnet - best of all"] = by_seeds(difference, seeds, 2.0, [BAGNET, name, *trained])
         found["idsds: bagnet - best of all"]["best"] = f"{method} of {name}"
     return found
 
@@ -161,8 +170,8 @@ def intrinsic_quantities(tables: dict[str, pd.DataFrame], learned: list[str]) ->
 def stability_quantities(tables: dict[str, pd.DataFrame]) -> Quantities:
     """How the methods' order and their means move with the seed, and with the fill."""
     found: Quantities = {}
-    seeds = [name for name in SEEDS if name in tables]
-    if len(seeds) == len(SEEDS):
+    seeds = seeds_of(tables)
+    if len(seeds) >= FEWEST_SEEDS:
         orders = [order(tables[a], tables[b], [a, b]) for a, b in combinations(seeds, 2)]
         found["idsds: order, seeds"] = min(orders, key=lambda each: each["effect"])
         differences = [

@@ -11,7 +11,9 @@ from training.recipe import EMBEDDED
 
 BASE = "resnet10"
 """The network of which there are several seeds, and with which the others are compared."""
-SEEDS = (BASE, "resnet10-seed1", "resnet10-seed2")
+SEEDS = (BASE, *(f"{BASE}-seed{seed}" for seed in range(1, 6)))
+"""Trainings of the base; three of them at scale `hour`."""
+FEWEST_SEEDS = 3
 FILLS = ("resnet10-mean", "resnet10-random")
 """The base fine-tuned with other fills than zeros."""
 DEEPER = ("resnet18", "resnet34")
@@ -46,9 +48,10 @@ _DEEP = {
     name: {**_ARGUMENTS, "layers": layers} for name, layers in zip(DEEPER, ([2, 2, 2, 2], [3, 4, 6, 3]), strict=True)
 }
 _WIDE = {"channels": [2 * width for width in _ARGUMENTS["channels"]], "stem_width": 2 * _ARGUMENTS["stem_width"]}
+_SEEDS = {name: Member(EMBEDDED.model, _ARGUMENTS, seed=seed) for seed, name in enumerate(SEEDS)}
 
 FAMILY: dict[str, Member] = {
-    **{name: Member(EMBEDDED.model, _ARGUMENTS, seed=seed) for seed, name in enumerate(SEEDS)},
+    **_SEEDS,
     NO_BATCHNORM: Member("resnet10_nobn_small", epochs=(8, 3), lr=4e-3),
     NO_BIAS: Member("resnet10_nobn_nobias_small", epochs=(8, 3), lr=4e-3),
     DEEPER[1]: Member(EMBEDDED.model, _DEEP[DEEPER[1]]),
@@ -76,7 +79,7 @@ class Scale:
         methods_everywhere: whether every network is scored with every method that it can carry, or the base only.
     """
 
-    models: tuple[str, ...] = tuple(FAMILY)
+    models: tuple[str, ...] = tuple(name for name in FAMILY if name not in SEEDS[FEWEST_SEEDS:])
     epochs: float = 1.0
     train_images: int = 8192
     val_images: int = 128

@@ -48,6 +48,9 @@ def test_text(judged: Judged) -> str:
         return ""
     parts = [] if judged.p is None else [f"p = {judged.p:.2g}"]
     parts.append(f"n = {judged.quantity['n']} {judged.quantity['unit']}")
+    if each := judged.quantity.get("by_network"):
+        same = sum((mean > 0) == (judged.quantity["effect"] > 0) for mean in each.values())
+        parts.append(f"this sign in {same} of {len(each)} networks")
     return ", ".join(parts) + (f" ({judged.why})" if judged.why and not judged.why.startswith("p") else "")
 
 
