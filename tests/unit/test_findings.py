@@ -123,18 +123,18 @@ def test_pairs_of_one_image_count_as_one():
     assert once["effect"] == pytest.approx((a - b).mean())
     assert once["sd"] == pytest.approx((a - b).std(ddof=1))
     assert thrice["ci95"] == pytest.approx(once["ci95"])
-    assert thrice["p"] == pytest.approx(once["p"]) == pytest.approx(stats.wilcoxon(a - b).pvalue)
+    assert thrice["p"] == pytest.approx(once["p"]) == pytest.approx(stats.wilcoxon(a - b)[1])
 
 
 def test_other_samples_are_compared_as_scipy_does():
     generator = np.random.default_rng(1)
     a, b = generator.normal(0.5, 1, 40), generator.normal(0, 2, 30)
     found = unpaired(a, b, "grids", [])
-    assert found["p"] == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    assert found["p"] == pytest.approx(stats.ttest_ind(a, b, equal_var=False)[1])
     assert found["effect"] == pytest.approx(a.mean() - b.mean())
     assert found["ci95"][0] < found["effect"] < found["ci95"][1]
     ranks = over_networks(np.array([1.0, 2, 3, 4, 5, 6]), np.array([6.0, 5, 4, 3, 1, 2]), [])
-    assert ranks["effect"] == pytest.approx(stats.spearmanr([1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 1, 2]).statistic)
+    assert ranks["effect"] == pytest.approx(stats.spearmanr([1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 1, 2])[0])
     assert (ranks["n"], ranks["unit"]) == (6, "networks")
 
 
