@@ -1,0 +1,94 @@
+"""Whether the published findings hold for a small family of networks on embedded data.
+
+    python -m benchmarks.findings                       # about an hour of one core; the same command goes on
+    python -m benchmarks.findings --scale night         # more images, grids, masks and epochs: a night on two cores
+    python -m benchmarks.findings --quick               # a smoke run: it decides little
+    python -m benchmarks.findings --record FILE         # judges a record again, and runs nothing
+
+Every finding of the three papers gets a verdict: it holds, it does not hold, or this size can't tell. The range that
+counts as "holds" stands in benchmarks/findings/claims.py, and was fixed before the run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+from faithfulness.core.cli import run_command
+from faithfulness.core.errors import InputError
+from faithfulness.core.files import write_json
+
+HOME = Path(__file__).resolve().parents[1]
+"""Of the record that is committed, and of the README with its table."""
+
+
+def main(
+    out: Path = Path("runs/findings"),
+    scale: Literal["quick", "hour", "night"] = "hour",
+    quick: bool = False,
+    images: int | None = None,
+    grids: int | None = None,
+    confidence: float | None = None,
+    minutes: float = 1e6,
+    record: Path | None = None,
+    publish: bool = False,
+) -> None:
+    """Train the family, score it by all protocols, and say of each finding whether it holds.
+
+    Args:
+        out: folder for checkpoints, results and findings.json; the same command goes on with what is there.
+        scale: how large the study is.
+        quick: the same as --scale quick.
+        images: scored by IDSDS, if not the scale's own.
+        grids: per setting, if not the scale's own.
+        confidence: least confidence of the images in grids, if not the scale's own.
+        minutes: after which no further step is begun; what wasn't run has no verdict.
+        record: judge this findings.json instead of running anything.
+        publish: write the record to benchmarks/results and its tables into benchmarks/README.md.
+    """
+    from benchmarks.findings.tables import replaced, section, terminal_table
+
+    made = judged_again(record) if record else run(out, "quick" if quick else scale, images, grids, confidence, minutes)
+    print(terminal_table(made))
+    if publish:
+        write_json(HOME / "results" / "findings.json", made)
+        readme = HOME / "README.md"
+        readme.write_text(replaced(readme.read_text(encoding="utf-8"), section(made)), encoding="utf-8")
+    if not record:
+        print(f"record: {out}/findings.json")
+
+
+def judged_again(file: Path) -> dict:
+    """A record with the verdicts that its numbers have now; InputError for what is none."""
+    from benchmarks.findings.judging import verdicts_of
+
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {**found, "verdicts": verdicts_of(found)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"--record {file} is no findings.json of this command") from error
+
+
+def run(out: Path, scale: str, images: int | None, grids: int | None, confidence: float | None, minutes: float) -> dict:
+    """The study's record."""
+    from dataclasses import replace
+
+    from benchmarks.findings.family import SCALES
+    from benchmarks.findings.study import Study
+    from faithfulness.core.checks import check_count
+
+    for name, count in (("--images", images), ("--grids", grids)):
+        if count is not None:
+            check_count(name, count)
+    if confidence is not None and not 0 <= confidence <= 1:
+        raise InputError(f"--confidence must lie in [0, 1], got {confidence}")
+    size = SCALES[scale]
+    given = {"images": images, "grids": grids, "confidence": confidence}
+    size = replace(size, **{name: value for name, value in given.items() if value is not None})
+    return Study(scale, size, out, minutes * 60).run()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
