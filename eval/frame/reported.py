@@ -87,7 +87,7 @@ class Report:
             for picture in source.pictures:
                 found[picture.file] = lambda path, picture=picture: shutil.copyfile(picture.origin, path)
         for picture, draw in self.drawn:
-            found[picture.file] = lambda path, draw=draw: drawn_at(draw(), path)
+            found[picture.file] = lambda path, draw=draw: save_figure(draw(), path)
         found["results.csv"] = lambda path: results_table(self.board).to_csv(path, index=False)
         found["leaderboard.csv"] = lambda path: leaderboard_table(rows).to_csv(path, index=False)
         found["leaderboard.tex"] = lambda path: path.write_text(page.latex_tables(self.matrices), encoding="utf-8")
@@ -180,11 +180,6 @@ def accuracy_pictures(results: Sequence[Compared]) -> list[tuple[Picture, Callab
             label = metric_name(metric, members[0].directions[metric])
             found.append((picture, drawing(lines, models, label, data)))
     return found
-
-
-def drawn_at(figure: Any, path: Path) -> None:
-    """Write a figure as SVG under a name that needn't say so."""
-    save_figure(figure, path.with_name(f"{path.name}.svg")).replace(path)
 
 
 def drawing(lines: Any, models: Any, label: str, title: str) -> Callable[[], Any]:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from faithfulness.core.errors import InputError
@@ -128,6 +129,8 @@ def plot_scatter(
     edge = min((x for x, _ in shown.values() if x > 0), default=1) / 3
     if log_x:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(LogFormatter())  # the usual ones write formulas
+        axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
     same: dict[Point, list[str]] = {}
     rim: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
     for name, (x, y) in shown.items():

@@ -49,7 +49,7 @@ def accuracy_figure(
             axes.plot([accuracy] * 2, [low, high], color=look.color, linewidth=1, alpha=0.5)
         drawn = {"color": look.color, "marker": look.marker, "linestyle": look.linestyle, "markersize": 5}
         axes.plot([x for x, *_ in kept], [y for _, y, *_ in kept], linewidth=1, alpha=0.7, **drawn)
-        handles.append(Line2D([], [], label=wrap_label(method, 24).replace("$", r"\$"), **drawn))
+        handles.append(Line2D([], [], label=wrap_label(method, 24), **drawn))
     axes.axhline(0, color=PALE, linewidth=0.8, zorder=0)
     axes.set(xlabel="accuracy of the model", ylabel=label)
     axes.margins(0.06)
@@ -59,9 +59,8 @@ def accuracy_figure(
 
 
 def _shown(model: str) -> str:
-    """A name of at most 40 letters, in which a dollar begins no formula."""
-    name = model if len(model) <= 40 else f"{model[:28]}…{model[-11:]}"
-    return name.replace("$", r"\$")
+    """A name of at most 40 letters."""
+    return model if len(model) <= 40 else f"{model[:28]}…{model[-11:]}"
 
 
 def _name_models(figure: Figure, axes: Axes, models: Mapping[str, float]) -> None:

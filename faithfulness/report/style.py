@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ParamSpec
 from zlib import crc32
@@ -24,7 +25,8 @@ from faithfulness.core.errors import InputError
 from faithfulness.core.files import atomic_file
 from faithfulness.report.tables import short_label
 
-DPI = 150
+DPI, SCREEN = 150, 100
+"""Dots per inch of files, and of what a notebook shows."""
 SMALL, NORMAL, LARGE = 7, 8, 10
 """Sizes of letters in points: numbers inside pictures, labels, titles."""
 SCORES = "viridis"
@@ -104,6 +106,7 @@ _RC: dict[str, Any] = {
     "image.interpolation": "nearest",
     "pdf.fonttype": 42,
     "svg.hashsalt": "faithfulness",
+    "text.parse_math": False,  # a name with dollars is a name
 }
 
 
@@ -156,10 +159,19 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return wrapped
 
 
+class Picture(Figure):
+    """A figure that a notebook shows by itself, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        with BytesIO() as stream, matplotlib.style.context(["default", _RC]):
+            self.savefig(stream, format="png", dpi=SCREEN)
+            return stream.getvalue()
+
+
 def new_figure(width: float | int, height: float | int, title: str = "") -> Figure:
     """A figure of `width` × `height` inches, plus what its title takes, that needs no display."""
     lines = textwrap.wrap(title, max(20, int(width * 72 / (0.58 * LARGE))))
-    figure = Figure(figsize=(width, height + 0.2 * len(lines)), layout="constrained")
+    figure = Picture(figsize=(width, height + 0.2 * len(lines)), layout="constrained")
     FigureCanvasAgg(figure)
     if lines:
         figure.suptitle("\n".join(lines))
