@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from eval.frame.cautions import caution_lines
 from eval.frame.explanation import Explainer
 from eval.frame.installing import install
+from eval.frame.methods import as_summed
 from faithfulness import report
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import jsonable
 from faithfulness.core.grid import PatchGrid
-from faithfulness.core.resize import resize_exactly
 from faithfulness.core.results import environment
 from faithfulness.core.tables import format_table
 
@@ -153,12 +152,6 @@ def draw(summary: dict[str, Any], entry: dict[str, Any]) -> Figure:
     note = "; ".join(["the picture as the model sees it, resized and cropped", *summary["cautions"]])
     grid = PatchGrid.of(summary["settings"]["grid"])
     return report.examples(kept, [each["label"] for each in entry["maps"]], grid, title, note)
-
-
-def as_summed(values: Any, size: Sequence[int], upsample: str) -> np.ndarray:
-    """A map (h, w) as its sums over cells take it: brought to the image's size by the method's own upsampling."""
-    height, width = size
-    return resize_exactly(torch.as_tensor(values)[None, None], (height, width), upsample)[0, 0].numpy()
 
 
 def shown_name(entry: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from io import BytesIO
 from pathlib import Path
@@ -19,11 +19,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import atomic_file
-from faithfulness.report.tables import short_label
+from faithfulness.report.tables import short_label, short_labels
 
 DPI, SCREEN = 150, 100
 """Dots per inch of files, and of what a notebook shows."""
@@ -85,7 +86,7 @@ _OTHER_VARIANTS: tuple[LineStyle, ...] = (
     (0, (6, 1, 2, 1)),
 )
 _PLACES = {name: (family, place) for family, (_, members) in FAMILIES.items() for place, name in enumerate(members)}
-_BASE = re.compile(r"[(|@]|\+smooth\(")
+_BASE = re.compile(r"[(|@]|\+smooth\(| · ")
 _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # matplotlib brings it, so that a picture looks alike everywhere
     "font.size": NORMAL,
@@ -141,6 +142,18 @@ def method_style(label: str) -> Style:
     return Style(colors[place % len(colors)], marker, line)
 
 
+def method_styles(labels: Iterable[str]) -> dict[str, Style]:
+    """The looks of methods that are told apart by nothing else; of those that look alike, all but the first get
+    another marker."""
+    found: dict[str, Style] = {}
+    for label in labels:
+        look = method_style(label)
+        first = MARKERS.index(look.marker)
+        others = (replace(look, marker=MARKERS[(first + step) % len(MARKERS)]) for step in range(len(MARKERS)))
+        found[label] = next((other for other in others if other not in found.values()), look)
+    return found
+
+
 def _split(label: str) -> tuple[str, str]:
     """The name of a method, and what follows it: parameters, modifiers, layer."""
     label = short_label(label)
@@ -160,7 +173,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 class Picture(Figure):
-    """A figure that a notebook shows by itself, without pyplot."""
+    """A figure that a notebook shows by itself."""
 
     def _repr_png_(self) -> bytes:
         with BytesIO() as stream, matplotlib.style.context(["default", _RC]):
@@ -209,9 +222,9 @@ def need(items: Sized, what: str) -> None:
 
 
 def wrap_label(label: str, width: int) -> str:
-    """A method's label on lines of about `width` letters, broken behind marks, else anywhere."""
+    """A label on lines of about `width` letters, broken behind marks, else anywhere."""
     lines = [""]
-    for part in re.findall(r"[^(),|@+/:_ -]+[(),|@+/:_ -]*|[(),|@+/:_ -]+", short_label(label)):
+    for part in re.findall(r"[^(),|@+/:_ -]+[(),|@+/:_ -]*|[(),|@+/:_ -]+", label):
         if len(lines[-1]) + len(part.rstrip()) > width and lines[-1]:
             lines.append("")
         lines[-1] += part
@@ -238,6 +251,13 @@ def bare(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
+def plain_log(axes: Axes) -> None:
+    """A logarithmic horizontal axis whose numbers are no formulas."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+
+
 def name_rows(axes: Axes, labels: Iterable[str]) -> None:
     """Methods as rows from top to bottom, at heights 0, 1, …; labels as of `row_labels`."""
     names = list(labels)
@@ -247,8 +267,10 @@ def name_rows(axes: Axes, labels: Iterable[str]) -> None:
 
 
 def row_labels(labels: Iterable[str]) -> list[str]:
-    """Labels that stand beside rows; long ones on two lines."""
-    return [wrap_label(label, 36) for label in labels]
+    """Labels of methods that stand beside rows, as short as tells them apart; long ones on two lines."""
+    labels = list(labels)
+    short = short_labels(labels)
+    return [wrap_label(short[label], 36) for label in labels]
 
 
 def note_below(figure: Figure, *lines: str) -> None:
