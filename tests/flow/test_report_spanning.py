@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,15 +154,15 @@ class Killed(BaseException):
 
 
 def run_killed(module, words, moment, monkeypatch):
-    """As SIGKILL would leave the folder when a file is about to get its name, the first one or a later one."""
+    """As SIGKILL would leave the folder when a file is about to get its name."""
     from eval.frame import installing
 
-    names, replace = iter(range(99)), installing.os.replace
+    replace = installing.os.replace
 
-    def stop(*given):
-        if next(names) == moment:
+    def stop(source, target):
+        if Path(target).name == moment:
             raise Killed
-        replace(*given)
+        replace(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(installing.shutil, "rmtree", lambda *_, **__: None)
@@ -181,8 +182,9 @@ def test_the_next_call_goes_on_where_one_was_killed(tmp_path, capsys, monkeypatc
     words, kind = [*map(str, results), "--out"], module.KIND
     assert module.main([*words, str(tmp_path / "whole")]) == 0
     whole, unfinished = files_of(tmp_path / "whole"), []
-    for moment in range(4):
-        out = tmp_path / f"out{moment}"
+    table = {"report": "results.csv", "compare": "compare.csv"}[kind]
+    for moment in (f"{kind}.json", table):
+        out = tmp_path / f"killed before {moment}"
         run_killed(module, [*words, str(out)], moment, monkeypatch)
         assert ".lock" in files_of(out)
         record = out / f"{kind}.json"
@@ -192,7 +194,7 @@ def test_the_next_call_goes_on_where_one_was_killed(tmp_path, capsys, monkeypatc
         run_killed(module, [*words, str(out), "--overwrite"], moment, monkeypatch)
         assert module.main([*words, str(out), "--overwrite"]) == 0
         assert files_of(out) == whole
-    assert set(unfinished) == {False, True}
+    assert unfinished == [False, True]
     (tmp_path / "whole" / "pictures").mkdir(exist_ok=True)
     (tmp_path / "whole" / "pictures" / "A-0-mine.png").touch()
     assert module.main([*words, str(tmp_path / "whole"), "--overwrite"]) == 2
