@@ -124,7 +124,8 @@ def write(out: Path, explained: Explained, formats: Sequence[str]) -> None:
     def write_files(new: Path) -> None:
         (new / "maps").mkdir()
         for place, entry in enumerate(explained.found):
-            np.savez_compressed(new / "maps" / f"{entry['name']}.npz", image=entry["pixels"].numpy(), **maps_of(entry))
+            arrays: dict[str, Any] = {"image": entry["pixels"].numpy()} | maps_of(entry)
+            np.savez_compressed(new / "maps" / f"{entry['name']}.npz", **arrays)
             figure = explained.plot(place)
             for kind in dict.fromkeys(formats):
                 report.save_figure(figure, new / "pictures" / f"{entry['name']}.{kind}")

@@ -2,16 +2,19 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from checkpoints.release import release
 from eval import compare as comparing
 from eval import report as command
 from eval.compare import compare
 from eval.explain import explain
 from eval.report import write_report
+from faithfulness.core.errors import InputError
 from faithfulness.core.files import write_json
 from tests.reference.checkpoints import save_resnet
 from tests.reference.report_folders import SCRIPT, draw
@@ -199,6 +202,22 @@ def test_the_next_call_goes_on_where_one_was_killed(tmp_path, capsys, monkeypatc
     (tmp_path / "whole" / "pictures" / "A-0-mine.png").touch()
     assert module.main([*words, str(tmp_path / "whole"), "--overwrite"]) == 2
     assert "holds pictures/A-0-mine.png, which no run wrote" in capsys.readouterr().err
+
+
+def test_a_refused_release_leaves_no_folder(tmp_path):
+    write_json(tmp_path / "model" / "training.json", {})
+    with pytest.raises(InputError):
+        release(folder=tmp_path / "model", results=[], out=tmp_path / "new" / "deeper" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_sheets_of_a_files_function_are_found(tmp_path):
+    labels = [("x/mine.py:maps", "input"), ("ixg", "input")]
+    result = write_result(tmp_path / "a", ranked_table(noisy(1, methods=labels)))
+    draw(result, "examples-difull-2x2-input-mine_py_maps", "examples-difull-2x2-input-ixg")
+    text, _ = page_of([result], tmp_path / "page")
+    rows = re.findall(r"<tr data-model.*?</tr>", text, re.DOTALL)
+    assert [re.findall(r"examples-difull-2x2-input-(\w+)", row)[0] for row in rows] == ["ixg", "mine_py_maps"]
 
 
 def test_points_that_arent_there_are_left_out(tmp_path):

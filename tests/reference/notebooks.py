@@ -35,7 +35,9 @@ def run_cell(source, names, count):
             value = eval(compile(ast.Expression(last.value), f"<cell {count}>", "eval"), names)
     outputs = []
     if printed.getvalue():
-        outputs.append({"output_type": "stream", "name": "stdout", "text": printed.getvalue().splitlines(keepends=True)})
+        outputs.append(
+            {"output_type": "stream", "name": "stdout", "text": printed.getvalue().splitlines(keepends=True)}
+        )
     if value is not None:
         shown = {"data": looks(value), "metadata": {}, "execution_count": count}
         outputs.append({"output_type": "execute_result", **shown})
@@ -55,7 +57,12 @@ def looks(value):
 if __name__ == "__main__":
     sys.path[0] = ""  # as in Jupyter: the folder where one is, not this file's
     file = Path(sys.argv[1])
-    text = json.dumps(run_notebook(json.loads(file.read_text(encoding="utf-8"))), indent=1, ensure_ascii=False) + "\n"
+    text = (
+        json.dumps(
+            run_notebook(json.loads(file.read_text(encoding="utf-8"))), indent=1, sort_keys=True, ensure_ascii=False
+        )
+        + "\n"
+    )
     if "--keep" in sys.argv[2:]:
         file.write_text(text, encoding="utf-8")
     else:

@@ -36,7 +36,7 @@ def render_page(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    short = short_labels(row.label for row in content["board"].rows)
+    short: dict[Any, str] = short_labels(row.label for row in content["board"].rows)  # type: ignore[assignment]
     environment.filters |= {"number": number, "exact": exact, "shade": shade, "aligned": aligned}
     environment.filters |= {"breakable": breakable, "method": lambda label: breakable(short.get(label, label))}
     style, script = ((FOLDER / name).read_text(encoding="utf-8").strip() for name in ("page.css", "page.js"))
