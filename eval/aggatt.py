@@ -181,13 +181,10 @@ class AggAtt:
 
 
 def _stem(what: str, case: Case, method: Method) -> str:
-    """A file name for a method's picture; of a file's function without the folders, unless two are called alike."""
-    from faithfulness.report import short_label
+    """A file name for a method's picture; of a file's function with those folders only that tell two apart."""
+    from faithfulness.report import short_labels
 
-    label = short_label(method.label)
-    others = [each for each in next(iter(case.methods.values())) if each.layer == method.layer]
-    if [short_label(each.label) for each in others].count(label) > 1:
-        label = method.label
+    label = short_labels(each.label for each in next(iter(case.methods.values())))[method.label]
     label = "".join(letter if letter.isalnum() or letter in "-+" else "_" for letter in label).strip("_")
     return f"{what}-{case.stem}-{method.layer}-{label}"
 

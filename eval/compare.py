@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from faithfulness.core.cli import named_first, run_command
 from faithfulness.core.errors import InputError
-from faithfulness.core.files import check_formats, check_out, write_json
+from faithfulness.core.files import check_formats, check_out
 from faithfulness.core.flags import check_values
 
 if TYPE_CHECKING:
@@ -148,22 +148,21 @@ def _compare(results: Sequence[str | Path | Result], options: CompareOptions) ->
 
 
 def write(comparison: Comparison, out: Path, formats: Sequence[str]) -> None:
-    """Write `compare.csv`, pictures, and `compare.json` last; what an earlier comparison left is removed."""
+    """Write `compare.csv`, pictures and `compare.json`; what an earlier comparison left is removed."""
     from eval.frame.comparison_text import file_name, pictures_of
-    from faithfulness.core.files import OF_COMPARISON, atomic_file
+    from eval.frame.installing import install
     from faithfulness.core.locks import locked
     from faithfulness.report import save_figure
 
-    with locked(out):
-        for old in [file for pattern in OF_COMPARISON for file in out.glob(pattern)]:
-            old.unlink()
-        with atomic_file(out / "compare.csv") as temporary:
-            comparison.table.to_csv(temporary, index=False)
+    def write_files(new: Path) -> None:
+        comparison.table.to_csv(new / "compare.csv", index=False)
         for key, draw in pictures_of(comparison.summary).items():
             figure = draw()
             for kind in dict.fromkeys(formats):
-                save_figure(figure, out / "plots" / f"{file_name(key)}.{kind}")
-        write_json(out / "compare.json", comparison.summary)
+                save_figure(figure, new / "plots" / f"{file_name(key)}.{kind}")
+
+    with locked(out):
+        install(out, comparison.summary, write_files)
 
 
 def run(options: CompareOptions) -> int:

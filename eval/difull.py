@@ -52,12 +52,19 @@ class GridLocalization:
     def summarize(self, part: Part) -> Outcome:
         """Scores, accuracy of the heads, tests, what can matter."""
         from eval.frame.compositions import composition_files
-        from eval.frame.localization import grid_scores, localization_pictures, localization_table, tests_of
+        from eval.frame.localization import (
+            grid_scores,
+            localization_pictures,
+            localization_table,
+            test_pictures,
+            tests_of,
+        )
 
         options, grids = self.run.options, self.grids
         accuracy = grids.accuracy(part)
         table = localization_table(part)
         scores = grid_scores(table, grids.cases, part.costs, options.seed)
+        tests = tests_of(table, grids.cases)
         return Outcome(
             scores=scores,
             settings=grids.describe(part) | {"scoring": "bilinear" if options.bilinear else "exact"},
@@ -65,11 +72,12 @@ class GridLocalization:
                 "accuracy": accuracy,
                 "cautions": grids.cautions(accuracy),
                 "share_that_can_matter": self.localization.shares(),
-                "tests": tests_of(table, grids.cases),
+                "tests": tests,
             },
             per_image=table,
             files=composition_files(grids.compositions),
-            pictures=localization_pictures(self.localization, table, scores),
+            pictures=localization_pictures(self.localization, table, scores)
+            | test_pictures(table, grids.cases, tests, self.run.title),
         )
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from eval.frame.options import EvaluationOptions
 from eval.frame.ranked import METHODS
 from faithfulness.core.cli import run_command
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import EXPLANATION
+from faithfulness.core.flags import make_options
+
+if TYPE_CHECKING:
+    from eval.frame.command import Attributions
+    from eval.frame.explained import Explained
 
 KIND = "explain"
 """What `explain.json` says that it is."""
@@ -61,8 +67,6 @@ class ExplainOptions(EvaluationOptions):
     def check(self) -> None:
         """Raise InputError for values that can't be used."""
         super().check()
-        if not self.image:
-            raise InputError("--image is needed: one or more picture files")
         self.image = [Path(path).expanduser() for path in self.image]
         missing = next((path for path in self.image if not path.is_file()), None)
         if missing is not None:
@@ -70,38 +74,94 @@ class ExplainOptions(EvaluationOptions):
             raise InputError(f"--image {missing}: expected a picture file, {found}")
 
 
-def explain(options: ExplainOptions) -> int:
-    """Explain every picture, write, and show; returns the exit status."""
+def explain(
+    model: Any,
+    images: Any,
+    *,
+    attributions: Attributions | None = None,
+    target: str | int | None = None,
+    **options: Any,
+) -> Explained:
+    """Explain pictures: `explain(net, "photo.jpg", attributions=["ixg", "gradcam"]).plot()`.
+
+    Args:
+        model: any `nn.Module` with logits, a `Backbone`, a `Checkpoint`, or what `--model` takes. It comes back as it
+            was.
+        images: one or several pictures: files, PIL images, or uint8 (3, H, W).
+        attributions: one or several, names or functions `f(images, targets) -> (B, C, h, w)`.
+        target: the class to explain, by name or number; the predicted one by default.
+        options: the command's other flags, by name; nothing is written without `out`.
+    Raises:
+        InputError: pictures, a model or options that can't be used.
+    """
+    from eval.frame.command import told_apart
+    from eval.frame.explanation import as_picture
+
+    given = list(images) if isinstance(images, list | tuple) else [images]
+    pictures = [as_picture(each) for each in given]
+    callables = {}
+    if attributions is not None:
+        options["attributions"], callables = told_apart(attributions)
+    files = [Path(picture) for picture in pictures if isinstance(picture, Path)]
+    known = {"quiet": True, "target": None if target is None else str(target), "image": files}
+    return carry_out(make_options(ExplainOptions, model=model, **known | options), pictures, callables)
+
+
+def carry_out(
+    options: ExplainOptions,
+    pictures: Sequence[Any],
+    callables: Mapping[str, Callable[..., Any]] | None = None,
+    line: str | None = None,
+) -> Explained:
+    """Explain every picture, and write where there is a place for it; with a command `line` there is one always."""
+    options.check()
+    options.check_out(goes_on=False)
+    if not pictures:
+        raise InputError("--image is needed: one or more picture files")
     from contextlib import ExitStack
 
     import torch
 
-    from eval.frame.command import list_methods, slug
-    from eval.frame.explanation import Explanation, names_of, start, table_of, write
+    from eval.frame.command import slug
+    from eval.frame.explained import Explained, summary_of, write
+    from eval.frame.explanation import Explainer, names_of, start
+    from eval.frame.run import borrowed
     from faithfulness.core.locks import locked
+
+    with ExitStack() as held, torch.random.fork_rng(devices=[]):
+        held.enter_context(borrowed(options.model))
+        run = start(options, callables or {})
+        if line and options.out is None:
+            options.out = Path("runs", KIND, slug(run.checkpoint.name))
+            options.check_out(goes_on=False)
+        work = Explainer(run)
+        if options.out is not None:
+            held.enter_context(locked(options.out))
+        found = [work.picture(each, name) for each, name in zip(pictures, names_of(pictures), strict=True)]
+        explained = Explained(summary_of(work, found, line), found)
+        if options.out is not None:
+            with run.progress.phase("drawing pictures"):
+                write(options.out, explained, options.format)
+    return explained
+
+
+def run(options: ExplainOptions, line: str) -> int:
+    """Explain and show; returns the exit status."""
+    from eval.frame.command import list_methods
 
     if options.list_attributions:
         return list_methods()
-    options.check()
-    options.check_out(goes_on=False)
-    with ExitStack() as held, torch.random.fork_rng(devices=[]):
-        run = start(options)
-        if options.out is None:
-            options.out = Path("runs", KIND, slug(run.checkpoint.name))
-            options.check_out(goes_on=False)
-        work = Explanation(run)
-        out = options.out
-        held.enter_context(locked(out))
-        found = [work.picture(path, name) for path, name in zip(options.image, names_of(options.image), strict=True)]
-        write(out, work, found)
-    print(table_of(found))
-    print(f"results: {out} ({EXPLANATION}, pictures/, maps/)")
+    explained = carry_out(options, [Path(path).expanduser() for path in options.image], line=line)
+    print(explained)
+    print(f"results: {explained.path} ({EXPLANATION}, pictures/, maps/)")
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    return run_command(ExplainOptions, explain, arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    line = shlex.join(["python", "-m", f"eval.{KIND}", *arguments])
+    return run_command(ExplainOptions, lambda options: run(options, line), arguments)
 
 
 if __name__ == "__main__":

@@ -240,20 +240,22 @@ class SingleDeletion:
             kept = [
                 {**entry, "method": label}
                 for method, label in zip(methods, labels, strict=True)
-                for entry in self.example_entries(images, part.table(f"example maps of {method.key}", "index"))
+                for entry in self.example_entries(images, part.table(f"example maps of {method.key}", "index"), method)
             ]
             found["examples"] = lambda: report.examples(kept, labels, grid, title=f"Examples: {title}")
         return found
 
-    def example_entries(self, images: dict[str, Any], maps: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Image by image: index, name of the class, image, drops, a method's map and its cell sums."""
+    def example_entries(self, images: dict[str, Any], maps: dict[str, Any], method: Method) -> Iterator[dict[str, Any]]:
+        """Image by image: index, name of the class, image, drops, a method's map as it is summed, and its cell sums."""
+        from eval.frame.methods import as_summed
         from faithfulness.report import visible
 
         for row, index in enumerate(images["index"]):
             image = visible(images["image"][row], self.run.checkpoint.model.data_config)
             entry = {"image": image, "drops": images["drops"][row]}
             entry |= {name: self.run.data.classes[images[name][row]] for name in ("label", "predicted")}
-            yield {**entry, "index": int(index), "map": maps["map"][row], "sums": maps["sums"][row]}
+            shown = as_summed(maps["map"][row], image.shape[-2:], method.upsample)
+            yield {**entry, "index": int(index), "map": shown, "sums": maps["sums"][row]}
 
 
 def report_idsds(summary: dict[str, Any]) -> str:

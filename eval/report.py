@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from faithfulness.core.cli import named_first, run_command
 from faithfulness.core.errors import InputError
-from faithfulness.core.files import check_out, write_json
+from faithfulness.core.files import check_out
 from faithfulness.core.flags import check_values
 
 if TYPE_CHECKING:
@@ -74,21 +74,17 @@ def write_report(
 
 
 def write(report: Report, out: Path) -> Path:
-    """Write `report.json`, which says whose folder it is, then all that the page shows, and the page last.
-
-    What an earlier report left is removed.
-    """
-    from faithfulness.core.files import OF_REPORT, REPORT, atomic_file
+    """Write all that the page shows, and the page; what an earlier report left is removed. Returns the page."""
+    from eval.frame.installing import install
     from faithfulness.core.locks import locked
 
-    with locked(out):
-        write_json(out / REPORT, {"schema": SCHEMA, "protocol": KIND, **report.summary})
-        for old in [file for pattern in OF_REPORT for file in out.glob(pattern)]:
-            if old.name != REPORT and old.is_file():
-                old.unlink()
+    def write_files(new: Path) -> None:
         for name, make in report.files().items():
-            with atomic_file(out / name) as temporary:
-                make(temporary)
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            make(new / name)
+
+    with locked(out):
+        install(out, {"schema": SCHEMA, "protocol": KIND, **report.summary}, write_files)
     return out / "index.html"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import idsds
-from eval.frame.comparable import KEYS, Compared, shown
+from eval.frame.comparable import KEYS, Compared, over_models, shown
 from eval.frame.ranked import CONTROLS
 from faithfulness.core.comparison import RESAMPLES, Agreement, agreement, resampled_means
 
@@ -107,24 +107,28 @@ def per_image(result: Compared, place: Place, methods: Sequence[tuple[str, str]]
 
 
 def with_accuracy(results: Sequence[Compared]) -> list[dict[str, Any]]:
-    """Spearman correlation over models of each method's mean with the model's accuracy, for three models or more."""
-    found: dict[tuple[Any, ...], dict[tuple[Any, ...], tuple[float, float]]] = {}
-    for result in results:
-        accuracy = result.summary["model"].get("accuracy")
-        if not isinstance(accuracy, int | float):
-            continue
-        for score in result.summary["scores"]:
-            if score["mean"] is not None:
-                key = (result.kind, *(score.get(name) for name in KEYS))
-                sign = 1 if score["higher_is_better"] else -1
-                found.setdefault(key, {})[*result.model, accuracy] = (accuracy, sign * score["mean"])
+    """Spearman correlation over models of each method's mean with the model's accuracy, for three models or more.
+
+    Over models of one question, see `over_models`; `results` in a row are the letters of those that it is of.
+    """
     rows = []
-    for key, models in found.items():
-        if len(models) > 2:
-            pairs = np.array(list(models.values()))
-            named = {name: value for name, value in zip(("protocol", *KEYS), key, strict=True) if value is not None}
-            spearman = agreement(pairs[:, 0], pairs[:, 1]).spearman
-            rows.append(named | {"spearman": spearman, "n_models": len(models), "too_few": len(models) < FEWEST})
+    known = [result for result in results if isinstance(result.summary["model"].get("accuracy"), int | float)]
+    for members in over_models(known):
+        found: dict[tuple[Any, ...], dict[str, tuple[float, float]]] = {}
+        for result in members:
+            for score in result.summary["scores"]:
+                if score["mean"] is not None:
+                    key = (result.kind, *(score.get(name) for name in KEYS))
+                    sign = 1 if score["higher_is_better"] else -1
+                    pair = (result.summary["model"]["accuracy"], sign * score["mean"])
+                    found.setdefault(key, {})[result.letter] = pair
+        for key, models in found.items():
+            if len(models) > 2:
+                pairs = np.array(list(models.values()))
+                named = {name: value for name, value in zip(("protocol", *KEYS), key, strict=True) if value is not None}
+                spearman = agreement(pairs[:, 0], pairs[:, 1]).spearman
+                counted = {"n_models": len(models), "too_few": len(models) < FEWEST, "results": list(models)}
+                rows.append(named | {"spearman": spearman} | counted)
     return rows
 
 

@@ -105,7 +105,7 @@ class Command:
             InputError: options, a model or data that can't be used.
         """
         if attributions is not None:
-            options["attributions"], callables = _told_apart(attributions)
+            options["attributions"], callables = told_apart(attributions)
         else:
             callables = {}
         here = {"quiet": True} | ({"devices": 1} if "devices" in flags_of(self.options) else {})
@@ -166,7 +166,7 @@ def list_methods() -> int:
     return 0
 
 
-def _told_apart(attributions: Any) -> tuple[list[str], dict[str, Callable[..., Any]]]:
+def told_apart(attributions: Any) -> tuple[list[str], dict[str, Callable[..., Any]]]:
     """Names, and functions by name."""
     if isinstance(attributions, str) or callable(attributions):
         attributions = [attributions]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -222,6 +223,25 @@ def _means(table: pd.DataFrame, keys: list[str]) -> dict[tuple[Any, ...], float]
 def _same(mean: float, other: float | None) -> bool:
     other = math.nan if other is None else other
     return math.isclose(mean, other, rel_tol=_CLOSE, abs_tol=_CLOSE) or (math.isnan(mean) and math.isnan(other))
+
+
+def over_models(results: Sequence[Compared]) -> list[list[Compared]]:
+    """Results of one question (protocol, data, settings), one for each model: of several, that of the most images."""
+    groups: dict[str, dict[tuple[Any, ...], Compared]] = {}
+    for result in results:
+        summary = result.summary
+        asked = {name: value for name, value in summary["settings"].items() if name not in FREE}
+        data = [summary["data"][name] for name in ("name", "split", "fingerprint")]
+        members = groups.setdefault(json.dumps([result.kind, data, asked], sort_keys=True, default=str), {})
+        known = members.get(result.model)
+        if known is None or _images(result) > _images(known):
+            members[result.model] = result
+    return [list(members.values()) for members in groups.values()]
+
+
+def _images(result: Compared) -> int:
+    count = result.summary["data"].get("n_images")
+    return count if isinstance(count, int) else 0
 
 
 def check_pair(first: Compared, other: Compared) -> None:

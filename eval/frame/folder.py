@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +19,9 @@ from typing import Any
 from eval.frame.identity import differences
 from eval.frame.store import ENDING, Store
 from faithfulness.core.errors import InputError
-from faithfulness.core.files import PARTS, RUN, files_in, write_json
+from faithfulness.core.files import NEW, PARTS, RUN, files_in, listed_files, write_json
 from faithfulness.core.locks import LOCK, locked
 
-_NEW = ".new"
-"""Where the result is put together, inside the folder."""
 _PART = r".+-[0-9]{6}-[0-9a-f]{8}-[0-9a-f]{8}x*\.parts"
 _TEMPORARY = re.compile(rf"\.(run\.json|{_PART})\.[a-z0-9_]{{8}}")
 """What a killed run leaves of files that it was writing."""
@@ -101,7 +99,7 @@ def begin(out: Path, record: RunRecord, overwrite: bool, alone: bool = True) -> 
         same = not other and set(before.methods) == set(record.methods)
         record = replace(record, attempt=before.attempt + anew, finished=before.finished and same and not anew)
     if alone:
-        _clear(out / _NEW)
+        clear(out / NEW)
         for file in (out / PARTS).iterdir():
             if _TEMPORARY.fullmatch(file.name) and file.is_file():
                 file.unlink(missing_ok=True)
@@ -162,16 +160,16 @@ def finish(
         write: puts all files but the summary into a folder.
         summary: `summary.json`; `files` is filled in.
     """
-    new = out / _NEW
-    _clear(new)
+    new = out / NEW
+    clear(new)
     new.mkdir(parents=True)
     try:
         write(new)
         made = files_in(new)
         summary["files"] = sorted([*made, "summary.json"])
         write_json(new / "summary.json", summary)
-        _check_targets(out, summary["files"])
-        for name in _listed(out):
+        check_targets(out, summary["files"])
+        for name in listed_files(out / "summary.json"):
             if name not in summary["files"] and (out / name).is_file():
                 (out / name).unlink()
         (out / "summary.json").unlink(missing_ok=True)
@@ -193,7 +191,7 @@ def finish(
             (out / name).rmdir()
 
 
-def _clear(path: Path) -> None:
+def clear(path: Path) -> None:
     """Remove a folder of ours, or whatever has its name; what a link leads to stays."""
     if path.is_symlink() or path.is_file():
         path.unlink()
@@ -201,7 +199,7 @@ def _clear(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def _check_targets(out: Path, names: Iterable[str]) -> None:
+def check_targets(out: Path, names: Iterable[str]) -> None:
     """Raise InputError where something is in the way of a file of the result; nothing has been removed by then."""
     for name in names:
         above = [out / parent for parent in Path(name).parents if parent != Path()]
@@ -209,14 +207,3 @@ def _check_targets(out: Path, names: Iterable[str]) -> None:
         odd += [out / name] if (out / name).is_dir() else []
         if odd:
             raise InputError(f"{odd[0]} is in the way of the result; move it, and the same command goes on")
-
-
-def _listed(out: Path) -> list[str]:
-    """The files of the result in a folder, as its summary lists them, but for names that lead out of the folder."""
-    try:
-        content: Any = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-        names = content["files"] if isinstance(content, Mapping) else []
-    except (OSError, ValueError, KeyError, RecursionError):
-        return []
-    kept = [name for name in names if isinstance(name, str) and name.isprintable()] if isinstance(names, list) else []
-    return [name for name in kept if not Path(name).is_absolute() and ".." not in Path(name).parts]

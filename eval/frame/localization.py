@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from eval.frame.methods import Method
 from eval.frame.part import Cost, Part
 from eval.frame.ranked import TEST
 from faithfulness.core.results import Score, summarize_scores
-from faithfulness.core.statistics import paired_tests
+from faithfulness.core.statistics import pair_winners, paired_tests
 
 BLOCKS = 16
 """The most blocks per side in which what can matter to a DiPart head is measured."""
@@ -172,15 +172,44 @@ def _score(rows: pd.DataFrame, case: Case, metric: str, cost: dict[str, Any], se
 def tests_of(table: pd.DataFrame, cases: Iterable[Case]) -> list[dict[str, Any]]:
     """Paired tests of the methods' localization, per setting, scale and layer, on means per grid."""
     found = []
+    for case, layer, columns in tested_columns(table, cases):
+        names, p_values = paired_tests(columns)
+        entry = {"setting": case.name, "scale": case.scale, "layer": layer, "names": names, "p": p_values.tolist()}
+        found.append(entry | {"test": TEST})
+    return found
+
+
+def tested_columns(table: pd.DataFrame, cases: Iterable[Case]) -> Iterator[tuple[Case, str, dict[str, np.ndarray]]]:
+    """Case, layer, and each method's localization per grid, undefined maps as 0."""
     rows = table[table.metric == "localization"].assign(value=lambda part: part["value"].fillna(0))
     for case in cases:
         own = rows[(rows.setting == case.name) & (rows.scale == case.scale)]
         for layer, part in own.groupby("layer", sort=False):
             columns = part.pivot_table(index="index", columns="attribution", values="value", aggfunc="mean")
-            names, p_values = paired_tests({str(name): columns[name].to_numpy() for name in columns})
-            entry = {"setting": case.name, "scale": case.scale, "layer": layer, "names": names, "p": p_values.tolist()}
-            found.append(entry | {"test": TEST})
+            yield case, str(layer), {str(name): columns[name].to_numpy() for name in columns}
+
+
+def test_pictures(
+    table: pd.DataFrame, cases: Iterable[Case], tests: Iterable[dict[str, Any]], title: str
+) -> dict[str, Callable[[], Any]]:
+    """The tests of each setting, scale and layer with two methods or more; the winner of each pair is marked."""
+    from faithfulness import report
+
+    found: dict[str, Callable[[], Any]] = {}
+    for (case, layer, columns), entry in zip(tested_columns(table, cases), tests, strict=True):
+        if len(columns) > 1:
+            p_values = np.array(entry["p"], dtype=float)
+            found[f"tests-{case.stem}-{layer}"] = partial(
+                report.test_matrix,
+                entry["names"],
+                p_values,
+                title=f"{report.metric_name('localization', True)}, {case.title} at {layer}: {title}",
+                better=pair_winners(columns, p_values),
+            )
     return found
+
+
+test_pictures.__test__ = False  # type: ignore[attr-defined]  # pytest goes by the name
 
 
 def score_matrix(scores: Iterable[dict[str, Any]], metric: str) -> tuple[np.ndarray, list[str], list[tuple[str, str]]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from eval.frame.identity import source_digest
 from eval.frame.part import Part
@@ -18,6 +19,7 @@ from faithfulness.attribution import ATTRIBUTIONS, Guarded, create_attribution, 
 from faithfulness.attribution.plugins import as_factory
 from faithfulness.attribution.spec import with_defaults
 from faithfulness.core.errors import InputError
+from faithfulness.core.resize import resize_exactly
 from faithfulness.report import method_label
 
 
@@ -71,6 +73,12 @@ def method_name(label: str, layer: str) -> str:
     except InputError:
         usual = "input"
     return method_label(label, layer, usual)
+
+
+def as_summed(values: Any, size: Sequence[int], upsample: str) -> NDArray[Any]:
+    """A map (h, w) as its sums over cells take it: brought to the image's size (H, W), as the method says."""
+    height, width = size
+    return resize_exactly(torch.as_tensor(values)[None, None], (height, width), upsample)[0, 0].numpy()
 
 
 def _with_model(function: Any, name: str, model: torch.nn.Module, cell: int | None, arguments: int) -> Any:

@@ -119,7 +119,8 @@ class ModelOptions:
                 "--model is needed: a checkpoint folder, timm:NAME, hf-hub:ORG/NAME, file.py:function, or a file "
                 "with --arch"
             )
-        for name, least in (("limit", 1), ("batch_size", 1), ("chunk", 1), ("num_nodes", 1), ("workers", 0)):
+        ones = ("limit", "batch_size", "chunk", "num_nodes", "input_size")
+        for name, least in (*((name, 1) for name in ones), ("workers", 0)):
             value, end = getattr(self, name), MOST_PROCESSES if name in ("workers", "num_nodes") else LARGEST
             if value is not None and not least <= value < end:
                 most = "" if value < least else f" and below {end}"

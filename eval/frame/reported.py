@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -9,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from eval.frame.agreement import with_accuracy
-from eval.frame.board import LEVEL, Matrix, board_of, data_key, matrices_of, subjects_of
-from eval.frame.comparable import Compared, read_all
+from eval.frame.board import LEVEL, Matrix, board_of, matrices_of
+from eval.frame.comparable import letter_of, read_all
 from eval.frame.comparing import described
+from eval.frame.own_pictures import explanation_of, is_explanation
 from eval.frame.report_files import leaderboard_rows, leaderboard_table, results_table
 from eval.frame.result import Result
-from eval.frame.sources import PICTURES, TESTS, Picture, Source, evidence_rows, leakage_rows, sheets_of, source_of
+from eval.frame.sources import TESTS, Source, evidence_rows, leakage_rows, sheets_of, source_of
+from eval.frame.spanning import spanning_pictures
 from faithfulness.core.errors import InputError
-from faithfulness.core.files import write_json
+from faithfulness.core.files import EXPLANATION, write_json
 from faithfulness.core.results import environment
-from faithfulness.report import accuracy_figure, method_label, metric_name, page, save_figure
+from faithfulness.report import method_label, metric_name, page, save_figure
 
 FILES = {
     "results.csv": "a row per model and method",
@@ -26,19 +29,17 @@ FILES = {
     "leaderboard.tex": "tables for LaTeX",
     "report.json": "all of it",
 }
-ACCURACY_OF = ("idsds", "idsds (single)")
-"""Kinds of results that are drawn against the models' accuracy."""
 Write = Callable[[Path], object]
 
 
 def find_results(given: Sequence[Path]) -> list[Path]:
-    """Folders of results; of a folder that is none, those below it. InputError where there are none."""
+    """Folders of results and of explained pictures; of any other, those below it. InputError where there are none."""
     found: dict[Path, None] = {}
     for folder in (path.expanduser() for path in given):
-        if (folder / "summary.json").exists() or not folder.is_dir():
+        if (folder / "summary.json").exists() or is_explanation(folder) or not folder.is_dir():
             found[folder] = None
             continue
-        below = sorted(file.parent for file in folder.rglob("summary.json"))
+        below = sorted({file.parent for name in ("summary.json", EXPLANATION) for file in folder.rglob(name)})
         below = [path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
         if not below:
             raise InputError(f"{folder} holds no evaluation, nor does a folder below it (no summary.json)")
@@ -57,13 +58,16 @@ class Report:
         if not given:
             raise InputError("expected folders of results, got none")
         self.title = title
-        self.results = read_all(given, scoreless=True)
-        self.sources = [source_of(result) for result in self.results]
+        explained = [each for each in given if isinstance(each, Path) and is_explanation(each)]
+        self.results = read_all([each for each in given if each not in explained], scoreless=True)
+        letters = map(letter_of, itertools.count(len(self.results)))
+        self.explained = [explanation_of(folder, letter) for folder, letter in zip(explained, letters, strict=False)]
+        self.sources = [*map(source_of, self.results), *self.explained]
         self.board = board_of(self.results)
         self.matrices = matrices_of(self.board)
         self.evidence, self.leakage = evidence_rows(self.results), leakage_rows(self.results)
         self.accuracy = with_accuracy(self.results)
-        self.drawn = accuracy_pictures(self.results)
+        self.drawn = spanning_pictures(self.results)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -71,6 +75,7 @@ class Report:
         return {
             "title": self.title,
             "results": [described(result) for result in self.results],
+            "explained": [{"result": each.letter, "path": each.where, **each.content} for each in self.explained],
             "leaderboard": leaderboard_rows(self.board, self.sources),
             "evidence": self.evidence,
             "leakage": self.leakage,
@@ -83,11 +88,11 @@ class Report:
         found: dict[str, Write] = {}
         rows = leaderboard_rows(self.board, self.sources)
         for source in self.sources:
-            found[source.summary] = lambda path, source=source: write_json(path, source.result.summary)
+            found[source.summary] = lambda path, source=source: write_json(path, source.content)
             for picture in source.pictures:
                 found[picture.file] = lambda path, picture=picture: shutil.copyfile(picture.origin, path)
-        for picture, draw in self.drawn:
-            found[picture.file] = lambda path, draw=draw: drawn_at(draw(), path)
+        for picture, draw in (each for pictures in self.drawn.values() for each in pictures):
+            found[picture.file] = lambda path, draw=draw: save_figure(draw(), path)
         found["results.csv"] = lambda path: results_table(self.board).to_csv(path, index=False)
         found["leaderboard.csv"] = lambda path: leaderboard_table(rows).to_csv(path, index=False)
         found["leaderboard.tex"] = lambda path: path.write_text(page.latex_tables(self.matrices), encoding="utf-8")
@@ -101,7 +106,7 @@ class Report:
             row | {"label": method_label(row["attribution"], row["layer"]), "metric": metric_name(row["metric"])}
             for row in self.accuracy
         ]
-        accuracy = {"pictures": [picture for picture, _ in self.drawn], "rows": rows}
+        accuracy = {"pictures": [picture for picture, _ in self.drawn.get("accuracy", ())], "rows": rows}
         parts = [
             ("leaderboard", "Leaderboard", self.board.rows),
             ("matrix", "Method × model", self.board.rows),
@@ -137,7 +142,8 @@ class Report:
         methods = len({row.label for row in self.board.rows})
         models = len({result.model for result in self.results})
         counts = [(len(self.results), "result"), (models, "model"), (methods, "method")]
-        return ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts) + "."
+        counts += [(sum(len(each.pictures) for each in self.explained), "explained picture")]
+        return ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for count, what in counts if count) + "."
 
     def chapters(self) -> list[dict[str, Any]]:
         """Results by their protocol."""
@@ -148,6 +154,7 @@ class Report:
         for number, (kind, sources) in enumerate(sorted(kinds.items(), key=lambda entry: page.place_of(entry[0]))):
             heading, about = page.about_protocol(kind)
             found.append({"name": f"protocol-{number}", "heading": heading, "about": about, "sources": sources})
+            found[-1]["pictures"] = [picture for picture, _ in self.drawn.get(kind, ())]
         return found
 
 
@@ -156,48 +163,3 @@ def range_of(matrix: Matrix) -> tuple[float, float]:
     means = [cell.mean for standing in matrix.standings for cell in standing.cells if cell is not None]
     means = [mean for mean in means if math.isfinite(mean)] or [0.0]
     return min(means), max(means)
-
-
-def accuracy_pictures(results: Sequence[Compared]) -> list[tuple[Picture, Callable[[], Any]]]:
-    """What draws each IDSDS metric against the accuracy of models, for two of them or more on the same data."""
-    groups: dict[tuple[Any, ...], list[Compared]] = {}
-    for result in results:
-        if result.kind in ACCURACY_OF and isinstance(result.summary["model"].get("accuracy"), int | float):
-            groups.setdefault((result.kind, *data_key(result)), []).append(result)
-    names, found = subjects_of(results), []
-    for number, members in enumerate(groups.values()):
-        members = list({result.model: result for result in members}.values())
-        if len(members) > 1:
-            lines, models = (
-                lines_of(members),
-                {names[each.model]: each.summary["model"]["accuracy"] for each in members},
-            )
-            metric, data = members[0].summary["scores"][0]["metric"], members[0].summary["data"]["name"]
-            caption = f"accuracy against {metric_name(metric)} on {data}"
-            alt = f"{caption}: {len(lines)} methods on {len(models)} models. The numbers are in results.csv."
-            file = Path(f"{PICTURES}/accuracy-{number}.svg")
-            picture = Picture(file.as_posix(), file, "accuracy", "", f"{len(models)} models", caption, alt)
-            label = metric_name(metric, members[0].directions[metric])
-            found.append((picture, drawing(lines, models, label, data)))
-    return found
-
-
-def drawn_at(figure: Any, path: Path) -> None:
-    """Write a figure as SVG under a name that needn't say so."""
-    save_figure(figure, path.with_name(f"{path.name}.svg")).replace(path)
-
-
-def drawing(lines: Any, models: Any, label: str, title: str) -> Callable[[], Any]:
-    """What draws methods over accuracy."""
-    return lambda: accuracy_figure(lines, models, label=label, title=title)
-
-
-def lines_of(results: Sequence[Compared]) -> dict[str, list[tuple[float, ...]]]:
-    """Method -> accuracy, mean and interval on each model."""
-    found: dict[str, list[tuple[float, ...]]] = {}
-    for result in results:
-        for score in result.summary["scores"]:
-            numbers = (result.summary["model"]["accuracy"], score["mean"], *score["ci95"])
-            point = tuple(math.nan if value is None else float(value) for value in numbers)
-            found.setdefault(method_label(score["attribution"], score["layer"]), []).append(point)
-    return found

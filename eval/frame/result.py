@@ -59,9 +59,9 @@ class Result:
         if metric not in known:
             raise InputError(f"{self.summary['protocol']} has no metric {metric!r}; it has {', '.join(known)}")
         rows = [score for score in scores if score["metric"] == metric]
-        places = [f"{row['setting']} {row['scale']}×{row['scale']} " if "setting" in row else "" for row in rows]
+        places = [f" · {row['setting']} {row['scale']}×{row['scale']}" if "setting" in row else "" for row in rows]
         labels = [
-            place + method_label(row["attribution"], row["layer"]) for place, row in zip(places, rows, strict=True)
+            method_label(row["attribution"], row["layer"]) + place for place, row in zip(places, rows, strict=True)
         ]
         return ranking(rows, labels, title=title_of(self.summary))
 

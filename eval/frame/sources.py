@@ -12,7 +12,7 @@ from eval.frame.board import Row
 from eval.frame.comparable import Compared, shown
 from eval.frame.result import title_of
 from faithfulness.core.errors import InputError
-from faithfulness.report import method_label, metric_name, page
+from faithfulness.report import method_label, metric_name, page, short_labels
 
 PICTURES, SUMMARIES = "pictures", "summaries"
 """Where copies of both lie, beside the page."""
@@ -49,7 +49,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Source:
-    """A result, as the page names it."""
+    """A result, as the page names it; `content` is that of its summary."""
 
     letter: str
     kind: str
@@ -60,7 +60,7 @@ class Source:
     facts: list[tuple[str, str]]
     cautions: list[str]
     pictures: list[Picture]
-    result: Compared
+    content: dict[str, Any]
 
 
 def source_of(result: Compared) -> Source:
@@ -72,7 +72,7 @@ def source_of(result: Compared) -> Source:
     if not (isinstance(cautions, list) and all(isinstance(each, str) for each in cautions)):
         raise _damaged(result, "cautions")
     parts = ("model", "data", "settings", "environment")
-    facts = [(part, "; ".join(_facts(part, summary[part]))) for part in parts]
+    facts = [(part, "; ".join(facts_of(summary[part]))) for part in parts]
     title = title_of(summary)
     return Source(
         letter=result.letter,
@@ -84,11 +84,11 @@ def source_of(result: Compared) -> Source:
         facts=facts,
         cautions=cautions,
         pictures=list(_pictures(result, title)),
-        result=result,
+        content=summary,
     )
 
 
-def _facts(part: str, entries: dict[str, Any]) -> Iterator[str]:
+def facts_of(entries: dict[str, Any]) -> Iterator[str]:
     """Entries of a section in words, what isn't set left out."""
     for name, value in entries.items():
         if value is not None and value != [] and name != "methods":
@@ -132,9 +132,10 @@ def _best(result: Compared) -> str:
 def sheets_of(row: Row, sources: Iterable[Source]) -> list[Picture]:
     """The example sheets that show a row's method: those of it alone, else those of all methods."""
     found = []
-    stem = "".join(letter if letter.isalnum() or letter in "-+" else "_" for letter in row.attribution).strip("_")
     for source in sources:
         if source.letter in row.sources:
+            name = short_labels(score["attribution"] for score in source.content["scores"])[row.attribution]
+            stem = "".join(letter if letter.isalnum() or letter in "-+" else "_" for letter in name).strip("_")
             sheets = [picture for picture in source.pictures if picture.is_sheet]
             own = [picture for picture in sheets if picture.name.endswith(f"-{row.layer}-{stem}")]
             found += own or [picture for picture in sheets if picture.name == page.SHEET]

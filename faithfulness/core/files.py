@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,25 +72,15 @@ OF_EVALUATION = (
     "compositions/*.parquet",
 )
 """The files of an evaluation whose summary doesn't list them, as of earlier ones."""
-COMPARISON = "compare.json"
-OF_COMPARISON = (COMPARISON, "compare.csv", *(f"plots/*.{kind}" for kind in PICTURES))
-"""What `eval.compare` writes."""
-REPORT = "report.json"
-OF_REPORT = (
-    REPORT,
-    "index.html",
-    "leaderboard.csv",
-    "leaderboard.tex",
-    "results.csv",
-    "pictures/[A-Z]*-[0-9]*-*.*",
-    "pictures/accuracy-[0-9]*.svg",
-    "summaries/[A-Z]*.json",
+COMPARISON, REPORT, EXPLANATION = "compare.json", "report.json", "explain.json"
+RECORDS = {"compare": COMPARISON, "report": REPORT, "explain": EXPLANATION}
+"""Kinds of commands that write no evaluation -> where each says what it is, which files are its own (`files`), and
+whether they are all there (`finished`)."""
+NEW = ".new"
+"""Where a result is put together, inside its folder."""
+_KILLED = re.compile(
+    rf"{re.escape(LOCK)}|{PARTS}/\..*|{re.escape(NEW)}/.*|\.({'|'.join(RECORDS)})\.json\.[a-z0-9_]{{8}}", re.DOTALL
 )
-"""What `eval.report` writes."""
-
-EXPLANATION = "explain.json"
-OF_EXPLANATION = (EXPLANATION, "maps/*.npz", *(f"pictures/*.{kind}" for kind in PICTURES))
-"""What `eval.explain` writes."""
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -137,14 +128,15 @@ def check_out(
         raise InputError(f"--out {out} is a file" if above == target else f"--out {out}: {above} is a file")
     if not os.access(above if above != target else target.parent, os.W_OK):
         raise InputError(f"--out {out}: no permission to write in {above}")
-    if above != target or all(_is_leftover(name) for name in files_in(target)):
+    if above != target or all(map(is_leftover, files_in(target))):
         return
     held = kind_of_run(target)
     if held is None or (held == "training" if kind is None else held != kind):
         raise InputError(f"--out {out} already holds {_describe_run(target)}; choose another folder")
     if not overwrite and goes_on and (target / RUN).is_file():
         return
-    if not overwrite:
+    begun = held in RECORDS and _read_json(target / RECORDS[held]).get("finished") is False
+    if not overwrite and not begun:
         raise InputError(
             f"--out {out} already holds {_describe_run(target)}; choose another folder, or pass --overwrite to "
             "replace it"
@@ -173,7 +165,7 @@ def kind_of_run(folder: Path) -> str | None:
         return "training"
     if any((folder / name).exists() for name in _WEIGHTS[:3]):
         return None
-    others = ((file, {"protocol"}) for file in (RUN, COMPARISON, REPORT, EXPLANATION))
+    others = ((file, {"protocol"}) for file in (RUN, *RECORDS.values()))
     for name, needs in (("summary.json", {"schema", "protocol"}), *others):
         content = _read_json(folder / name)
         if needs <= content.keys():
@@ -204,20 +196,28 @@ def _describe_run(folder: Path) -> str:
         return f"a run ({kind})"
 
 
-def _is_leftover(path: str) -> bool:
-    """Whether a file is what a run leaves that is killed before it has said what it is."""
-    return path == LOCK or any(fnmatchcase(path, pattern) for pattern in ("parts/.*", ".new/*"))
-
-
 def _is_own(path: str, kind: str, folder: Path) -> bool:
-    """Whether a run of that kind wrote a file: its summary lists it, or it is called as such runs call theirs."""
-    listed = _read_json(folder / "summary.json").get("files")
-    if kind != "training" and any(fnmatchcase(path, pattern) for pattern in _OF_PARTS):
+    """Whether a run of that kind wrote a file: its record lists it, or it is called as such runs call theirs."""
+    if is_leftover(path) or (kind != "training" and any(fnmatchcase(path, pattern) for pattern in _OF_PARTS)):
         return True
+    if kind in RECORDS:
+        return path == RECORDS[kind] or path in listed_files(folder / RECORDS[kind])
+    listed = _read_json(folder / "summary.json").get("files")
     if kind != "training" and isinstance(listed, list) and listed:
         return path in listed
-    kinds = {"training": OF_TRAINING, "compare": OF_COMPARISON, "report": OF_REPORT, "explain": OF_EXPLANATION}
-    return any(fnmatchcase(path, pattern) for pattern in kinds.get(kind, OF_EVALUATION))
+    return any(fnmatchcase(path, pattern) for pattern in (OF_TRAINING if kind == "training" else OF_EVALUATION))
+
+
+def is_leftover(path: str) -> bool:
+    """Whether a file in a run's folder is what a run leaves that is killed, before it has said what it is or later."""
+    return _KILLED.fullmatch(path) is not None
+
+
+def listed_files(record: Path) -> list[str]:
+    """The files that a record says are its folder's own, but for names that lead out of the folder."""
+    names = _read_json(record).get("files")
+    kept = [name for name in names if isinstance(name, str) and name.isprintable()] if isinstance(names, list) else []
+    return [name for name in kept if not Path(name).is_absolute() and ".." not in Path(name).parts]
 
 
 def files_in(folder: Path) -> list[str]:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from faithfulness.core.errors import InputError
@@ -18,7 +18,7 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errn
 
 @contextmanager
 def locked(folder: Path, name: str = LOCK, *, shared: bool = False, of: Path | None = None) -> Iterator[None]:
-    """Nobody else writes to the folder inside the block; made if it isn't there.
+    """Nobody else writes to the folder inside the block; made if it isn't there, and gone again if it stays empty.
 
     The lock is the operating system's and goes with the process, however that ends; the file that it is on is
     removed. A file system that has no locks is written to without one.
@@ -30,18 +30,21 @@ def locked(folder: Path, name: str = LOCK, *, shared: bool = False, of: Path | N
     Raises:
         InputError: another process writes there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     path = folder / name
-    handle = _acquire(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, of or folder)
-    if handle is None:
-        yield
-        return
     try:
-        yield
+        handle = _acquire(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, of or folder)
+        try:
+            yield
+        finally:
+            if handle is not None:
+                if not shared or _is_last(handle):
+                    path.unlink(missing_ok=True)
+                os.close(handle)
     finally:
-        if not shared or _is_last(handle):
-            path.unlink(missing_ok=True)
-        os.close(handle)
+        with suppress(OSError):  # one that isn't empty stays, and so do those above it
+            for each in made:
+                each.rmdir()
 
 
 def _is_last(handle: int) -> bool:
@@ -56,7 +59,11 @@ def _is_last(handle: int) -> bool:
 def _acquire(path: Path, kind: int, of: Path) -> int | None:
     """A handle that holds the lock; None where there are no locks."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except FileNotFoundError:  # whoever made the folder has left it empty, and it is gone
+            continue
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except OSError as error:

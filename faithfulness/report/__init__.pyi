@@ -8,6 +8,7 @@ from .grids import heat_map_figure as heat_map_figure
 from .grids import influence_figure as influence_figure
 from .maps import visible as visible
 from .models import accuracy_figure as accuracy_figure
+from .models import models_figure as models_figure
 from .ranking import evidence as evidence
 from .ranking import ranking as ranking
 from .ranking import test_matrix as test_matrix
@@ -22,3 +23,4 @@ from .tables import method_label as method_label
 from .tables import metric_name as metric_name
 from .tables import number as number
 from .tables import short_label as short_label
+from .tables import short_labels as short_labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,17 @@ from faithfulness.report.style import (
     LINE,
     PALE,
     SMALL,
+    Style,
     as_array,
-    method_style,
+    method_styles,
     need,
     new_figure,
+    plain_log,
     styled,
     text_inches,
     wrap_label,
 )
-from faithfulness.report.tables import short_label
+from faithfulness.report.tables import short_labels
 
 MOST_BANDS = 10
 """With more curves than that, their bands would hide them."""
@@ -65,13 +67,16 @@ def plot_curves(
             same.append(name)
         else:
             groups.append(([name], array))
-    names = [_name_together(group, bool(np.isfinite(values).any())) for group, values in groups]
+    short, looks = short_labels(curves), method_styles(group[0] for group, _ in groups)
+    names = [
+        _name_together((short[name] for name in group), bool(np.isfinite(values).any())) for group, values in groups
+    ]
     lines = sum(name.count("\n") + 1 for name in names)
     figure = new_figure(5 + text_inches(names), max(3.6, 0.172 * lines + 0.3), title)
     axes = figure.subplots()
     percent = 100 * np.asarray(fractions)
     few = len(groups) <= MOST_BANDS
-    handles = [_draw_curve(axes, percent, group[0], values, few) for group, values in groups]
+    handles = [_draw_curve(axes, percent, looks[group[0]], values, few) for group, values in groups]
     if scored is not None:
         axes.axvspan(100 * scored[0], 100 * scored[1], color=PALE, alpha=0.35, linewidth=0, zorder=0)
         x_label += "\nshaded: the shares that the score is the mean over"
@@ -81,19 +86,18 @@ def plot_curves(
     return figure
 
 
-def _name_together(names: Sequence[str], defined: bool) -> str:
-    return wrap_label(" = ".join(map(short_label, names)) + ("" if defined else ": undefined"), 30)
+def _name_together(names: Iterable[str], defined: bool) -> str:
+    return wrap_label(" = ".join(names) + ("" if defined else ": undefined"), 30)
 
 
 def _draw_curve(
-    axes: Axes, percent: NDArray[np.floating], name: str, values: NDArray[np.floating], band: bool
+    axes: Axes, percent: NDArray[np.floating], look: Style, values: NDArray[np.floating], band: bool
 ) -> Line2D:
     """Draw what is defined of a curve; the line for the legend."""
     count = (~np.isnan(values)).sum(axis=0)
     known = count > 0
     if not known.any():
         return Line2D([], [], linestyle="none")
-    look = method_style(name)
     mean = np.nanmean(values[:, known], axis=0)
     drawn = {"color": look.color, "marker": look.marker, "markersize": 4.5, "linestyle": look.linestyle}
     (line,) = axes.plot(percent[known], mean, **drawn)
@@ -127,21 +131,22 @@ def plot_scatter(
     axes = figure.subplots()
     edge = min((x for x, _ in shown.values() if x > 0), default=1) / 3
     if log_x:
-        axes.set_xscale("log")
+        plain_log(axes)
     same: dict[Point, list[str]] = {}
     rim: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+    looks, short = method_styles(points), short_labels(points)
     for name, (x, y) in shown.items():
-        look, free = method_style(name), log_x and x <= 0
+        look, free = looks[name], log_x and x <= 0
         place = (edge if free else x, y)
         if intervals and name in intervals:
             axes.plot(
                 [place[0]] * 2, np.asarray(intervals[name], dtype=float), color=look.color, linewidth=1, alpha=0.6
             )
         axes.plot(*place, marker=look.marker, color=look.color, markersize=8, linestyle="none", **rim)
-        same.setdefault(place, []).append(short_label(name) + " (0)" * free)
+        same.setdefault(place, []).append(short[name] + " (0)" * free)
     texts = {wrap_label(" = ".join(names), 24): place for place, names in same.items()}
     axes.margins(0.15)
-    missing = [short_label(name) for name in points if name not in shown]
+    missing = [short[name] for name in points if name not in shown]
     note = wrap_label(f"undefined: {', '.join(missing)}", 90) if missing else ""
     axes.set(xlabel="\n".join(filter(None, [x_label, note])), ylabel=y_label)
     axes.grid()

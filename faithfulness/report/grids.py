@@ -39,7 +39,7 @@ from faithfulness.report.style import (
     wrap_label,
     wrap_lines,
 )
-from faithfulness.report.tables import metric_name
+from faithfulness.report.tables import metric_name, short_labels
 
 CHANCE = "a uniform map (chance)"
 REACH = ListedColormap(["#404040", "white"])
@@ -68,6 +68,7 @@ def aggregate_figure(rows: Mapping[str, Any], cell: int, scale: int, title: str 
     bins = len(first.counts)
     figure = new_figure(1.45 * bins + 1.6, 1.75 * len(rows) + 0.7, title)
     table = figure.subplots(len(rows), bins, squeeze=False)
+    short = short_labels(rows)
     for line, (label, result) in zip(table, rows.items(), strict=True):
         means = as_array(result.means)[:, 0].astype(float)
         top = upper_end(means)
@@ -78,7 +79,7 @@ def aggregate_figure(rows: Mapping[str, Any], cell: int, scale: int, title: str 
             axes.set_xlabel(_score_range(result, column) if count else "no map", fontsize=SMALL, labelpad=3)
             if axes is table[0][column]:
                 axes.set_title(bin_name(result.edges, column))
-        line[0].set_ylabel(wrap_label(label, 20))
+        line[0].set_ylabel(wrap_label(short[label], 20))
         colors = ScalarMappable(Normalize(0, top), MAPS)
         bar = figure.colorbar(colors, ax=list(line), shrink=0.8, pad=0.01, extend="max")
         bar.set_label("mean positive\nattribution", fontsize=SMALL)

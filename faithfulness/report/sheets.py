@@ -13,8 +13,18 @@ from numpy.typing import NDArray
 from faithfulness.core.errors import InputError
 from faithfulness.core.grid import PatchGrid
 from faithfulness.report.grids import LOCALIZATION, bin_name
-from faithfulness.report.maps import frame_cell, frame_region, is_signed, map_key, show_image, show_map, upper_end
+from faithfulness.report.maps import (
+    PERCENTILE,
+    frame_cell,
+    frame_region,
+    is_signed,
+    map_key,
+    show_image,
+    show_map,
+    upper_end,
+)
 from faithfulness.report.style import INK, LINE, SMALL, as_array, bare, need, new_figure, styled, wrap_label
+from faithfulness.report.tables import short_labels
 
 LETTERS = 18
 """Of a line of a method's label above its maps."""
@@ -48,13 +58,7 @@ def examples(
     cut = f"the first {fit} of {len(indices)} images; with at most {ACROSS} methods all are shown"
     indices, notes = indices[:fit], [cut] * (fit < len(indices))
     figure, blocks = _sheet(shown, 2 * len(indices), title)
-    signed = {
-        label: (
-            is_signed(by_key[i, label]["map"] for i in indices),
-            is_signed(by_key[i, label]["sums"] for i in indices),
-        )
-        for label in shown
-    }
+    signed = {label: is_signed(by_key[i, label][what] for i in indices for what in ("map", "sums")) for label in shown}
     for labels, table in blocks:
         for row, index in enumerate(indices):
             above, below = table[2 * row : 2 * row + 2]
@@ -64,12 +68,15 @@ def examples(
             _show_cells(below[0], first["drops"], grid, True, "true drops")
             for axes, cells, label in zip(above[1:], below[1:], labels, strict=False):
                 entry = by_key[index, label]
-                show_map(axes, entry["map"], signed[label][0], over=first["image"])
+                show_map(axes, entry["map"], signed[label], over=first["image"])
                 rank = f"ρ = {_spearman(as_array(entry['sums']), as_array(entry['drops'])):.2f}"
-                _show_cells(cells, entry["sums"], grid, signed[label][1], rank.replace("nan", "–"))
+                _show_cells(cells, entry["sums"], grid, signed[label], rank.replace("nan", "–"))
     about = "above: the map over the image; below: its sums over the cells, and their rank correlation ρ with the true "
-    about += "drops, by which the output falls when a cell is deleted; each map on its own color scale"
-    map_key(figure, [True, *(each for pair in signed.values() for each in pair)], shown, about, note, *notes)
+    about += (
+        "drops, by which the output falls when a cell is deleted; a method's maps and sums have the same colors, and "
+    )
+    about += f"each a scale of its own, up to its largest magnitude (of a map, the {PERCENTILE:g}th percentile)"
+    map_key(figure, [True, *signed.values()], shown, about, note, *notes)
     return figure
 
 
@@ -145,7 +152,8 @@ def _sheet(labels: Sequence[str], rows: int, title: str) -> tuple[Figure, list[t
     count = max(1, -(-len(labels) // ACROSS))
     across = -(-len(labels) // count)
     parts = [list(labels[start : start + across]) for start in range(0, len(labels), across)] if labels else [[]]
-    heads = [[wrap_label(label, LETTERS) for label in part] for part in parts]
+    short = short_labels(labels)
+    heads = [[wrap_label(short[label], LETTERS) for label in part] for part in parts]
     lines = sum(max((head.count("\n") for head in part), default=0) for part in heads)
     figure = new_figure(
         max(1.2 * (across + 1) + 0.5, 3.4), 1.3 * rows * count + 1.0 + 0.2 * count + 0.13 * lines, title

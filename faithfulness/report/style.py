@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ParamSpec
 from zlib import crc32
@@ -18,13 +19,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import atomic_file
-from faithfulness.report.tables import short_label
+from faithfulness.report.tables import short_label, short_labels
 
-DPI = 150
+DPI, SCREEN = 150, 100
+"""Dots per inch of files, and of what a notebook shows."""
 SMALL, NORMAL, LARGE = 7, 8, 10
 """Sizes of letters in points: numbers inside pictures, labels, titles."""
 SCORES = "viridis"
@@ -83,7 +86,7 @@ _OTHER_VARIANTS: tuple[LineStyle, ...] = (
     (0, (6, 1, 2, 1)),
 )
 _PLACES = {name: (family, place) for family, (_, members) in FAMILIES.items() for place, name in enumerate(members)}
-_BASE = re.compile(r"[(|@]|\+smooth\(")
+_BASE = re.compile(r"[(|@]|\+smooth\(| · ")
 _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # matplotlib brings it, so that a picture looks alike everywhere
     "font.size": NORMAL,
@@ -104,6 +107,7 @@ _RC: dict[str, Any] = {
     "image.interpolation": "nearest",
     "pdf.fonttype": 42,
     "svg.hashsalt": "faithfulness",
+    "text.parse_math": False,  # a name with dollars is a name
 }
 
 
@@ -138,6 +142,18 @@ def method_style(label: str) -> Style:
     return Style(colors[place % len(colors)], marker, line)
 
 
+def method_styles(labels: Iterable[str]) -> dict[str, Style]:
+    """The looks of methods that are told apart by nothing else; of those that look alike, all but the first get
+    another marker."""
+    found: dict[str, Style] = {}
+    for label in labels:
+        look = method_style(label)
+        first = MARKERS.index(look.marker)
+        others = (replace(look, marker=MARKERS[(first + step) % len(MARKERS)]) for step in range(len(MARKERS)))
+        found[label] = next((other for other in others if other not in found.values()), look)
+    return found
+
+
 def _split(label: str) -> tuple[str, str]:
     """The name of a method, and what follows it: parameters, modifiers, layer."""
     label = short_label(label)
@@ -156,10 +172,19 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return wrapped
 
 
+class Picture(Figure):
+    """A figure that a notebook shows by itself."""
+
+    def _repr_png_(self) -> bytes:
+        with BytesIO() as stream, matplotlib.style.context(["default", _RC]):
+            self.savefig(stream, format="png", dpi=SCREEN)
+            return stream.getvalue()
+
+
 def new_figure(width: float | int, height: float | int, title: str = "") -> Figure:
     """A figure of `width` × `height` inches, plus what its title takes, that needs no display."""
     lines = textwrap.wrap(title, max(20, int(width * 72 / (0.58 * LARGE))))
-    figure = Figure(figsize=(width, height + 0.2 * len(lines)), layout="constrained")
+    figure = Picture(figsize=(width, height + 0.2 * len(lines)), layout="constrained")
     FigureCanvasAgg(figure)
     if lines:
         figure.suptitle("\n".join(lines))
@@ -197,9 +222,9 @@ def need(items: Sized, what: str) -> None:
 
 
 def wrap_label(label: str, width: int) -> str:
-    """A method's label on lines of about `width` letters, broken behind marks, else anywhere."""
+    """A label on lines of about `width` letters, broken behind marks, else anywhere."""
     lines = [""]
-    for part in re.findall(r"[^(),|@+/:_ -]+[(),|@+/:_ -]*|[(),|@+/:_ -]+", short_label(label)):
+    for part in re.findall(r"[^(),|@+/:_ -]+[(),|@+/:_ -]*|[(),|@+/:_ -]+", label):
         if len(lines[-1]) + len(part.rstrip()) > width and lines[-1]:
             lines.append("")
         lines[-1] += part
@@ -226,6 +251,13 @@ def bare(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
+def plain_log(axes: Axes) -> None:
+    """A logarithmic horizontal axis whose numbers are no formulas."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+
+
 def name_rows(axes: Axes, labels: Iterable[str]) -> None:
     """Methods as rows from top to bottom, at heights 0, 1, …; labels as of `row_labels`."""
     names = list(labels)
@@ -235,8 +267,10 @@ def name_rows(axes: Axes, labels: Iterable[str]) -> None:
 
 
 def row_labels(labels: Iterable[str]) -> list[str]:
-    """Labels that stand beside rows; long ones on two lines."""
-    return [wrap_label(label, 36) for label in labels]
+    """Labels of methods that stand beside rows, as short as tells them apart; long ones on two lines."""
+    labels = list(labels)
+    short = short_labels(labels)
+    return [wrap_label(short[label], 36) for label in labels]
 
 
 def note_below(figure: Figure, *lines: str) -> None:

@@ -53,6 +53,10 @@ def test_summary_has_the_schema(scored):
         ("dipart", 4),
     ]
     names = {path.name for path in (scored / "plots").iterdir()}
+    tests = {
+        f"tests-{each['setting']}-{each['scale']}x{each['scale']}-{each['layer']}.png" for each in summary["tests"]
+    }
+    assert tests <= names
     assert {"localization.png", "localization-difull-2x2.png", "impossible_attribution-dipart-2x2.png"} <= names
 
 

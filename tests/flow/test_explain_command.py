@@ -9,7 +9,8 @@ from PIL import Image
 
 from checkpoints import load_model
 from eval import explain
-from faithfulness import PatchGrid, create_attribution
+from eval.explain import explain as explained
+from faithfulness import InputError, PatchGrid, create_attribution
 from faithfulness.data import evaluation_transform, normalize
 from idsds import output_drops
 from tests.reference.checkpoints import save_resnet
@@ -93,18 +94,24 @@ def test_another_class_is_explained_and_a_run_replaces_its_own_kind_only(done, c
     assert entry["explained"] == other != entry["predicted"]
     assert entry["maps"][0]["cell_sums"] != summary["images"][0]["maps"][0]["cell_sums"]
     assert [path.name for path in (out / "pictures").iterdir()] == ["mine.png"]
-    (out / "notes.txt").write_text("mine")
-    assert run(*words, "--overwrite") == 2
-    assert (out / "notes.txt").exists()
+    for name in ("notes.txt", "pictures/holiday.png", "maps/own.npz"):
+        (out / name).write_text("mine")
+        assert run(*words, "--overwrite") == 2
+        assert f"holds {name}, which no run wrote" in capsys.readouterr().err
+        assert (out / name).read_text() == "mine"
+        (out / name).unlink()
 
 
-def test_untrained_names_and_other_grids_work_and_say_so(done, tmp_path):
+def test_untrained_names_and_other_grids_work_and_say_so(done, tmp_path, capsys):
     words = ["--model", "timm:test_convnext", "--image", done[0] / "mine.png", "--attributions", "ixg"]
     assert run(*words, "--grid", "2", "--fill", "mean", "--out", tmp_path / "out") == 0
     summary = json.loads((tmp_path / "out" / "explain.json").read_text())
     assert summary["settings"]["grid"] == [2, 2]
     assert summary["settings"]["in_domain"] is False
     assert len(summary["images"][0]["drops"]) == 4
+    (caution,) = summary["cautions"]
+    assert caution == "the model wasn't trained with deleted cells, so the drops are out of its domain"
+    assert f"caution: {caution}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -119,6 +126,7 @@ def test_untrained_names_and_other_grids_work_and_say_so(done, tmp_path):
         (["--image", "MINE", "--format"], "--format"),
         (["--image", "MINE", "--grid", "7"], "7×7 grid does not divide"),
         (["--image", "MINE", "--data", "digits"], "--data"),
+        (["--image", "MINE", "--input-size", "0"], "--input-size must be at least 1, got 0"),
     ],
 )
 def test_a_mistake_is_one_line(done, checkpoint, tmp_path, words, message, capsys):
@@ -127,7 +135,7 @@ def test_a_mistake_is_one_line(done, checkpoint, tmp_path, words, message, capsy
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_random_state_is_the_callers(done, checkpoint, tmp_path):
@@ -138,3 +146,51 @@ def test_the_random_state_is_the_callers(done, checkpoint, tmp_path):
         == 0
     )
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_from_python_pictures_come_as_files_or_from_memory(done, checkpoint, pixels):
+    folder, summary = done
+    memory = [Image.fromarray(pixels), pixels.transpose(2, 0, 1), torch.from_numpy(pixels).permute(2, 0, 1)]
+    found = explained(checkpoint, [folder / "mine.png", *memory], attributions=["ixg", lambda images, targets: images])
+    assert [entry["name"] for entry in found.found] == ["mine", "picture-2", "picture-3", "picture-4"]
+    sums = [entry["maps"][0]["cell_sums"] for entry in found.summary["images"]]
+    assert sums == [summary["images"][0]["maps"][0]["cell_sums"]] * 4
+    assert list(found.scores["attribution"][:2]) == ["ixg", "<lambda>"]
+    np.testing.assert_array_equal(found.maps["mine"]["ixg@input"], found.maps["picture-4"]["ixg@input"])
+    assert repr(found).startswith("<explained: 4 pictures by ")
+    assert "picture-2" in str(found)
+    assert found.plot("picture-3")._repr_png_().startswith(b"\x89PNG")
+    assert found.path is None
+    with pytest.raises(InputError, match="expected a picture, one of mine, "):
+        found.plot(4)
+    for wrong in (pixels, pixels.astype(float).transpose(2, 0, 1), 5):
+        with pytest.raises(InputError, match=r"uint8 \(3, H, W\), got"):
+            explained(checkpoint, wrong)
+
+
+def test_a_name_that_would_be_a_formula_is_a_name(done, checkpoint, tmp_path):
+    odd = tmp_path / "a $x^$ b.png"
+    odd.write_bytes((done[0] / "mine.png").read_bytes())
+    assert run("--model", checkpoint, "--image", odd, "--attributions", "ixg", "--out", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "pictures" / "a $x^$ b.png").is_file()
+
+
+@pytest.mark.parametrize("moment", ["before", "while the old goes"])
+def test_the_next_call_goes_on_where_one_was_killed(done, checkpoint, tmp_path, monkeypatch, moment):
+    """As SIGKILL would leave the folder: nothing is cleaned up."""
+    out = tmp_path / "out"
+    words = ["--model", checkpoint, "--image", done[0] / "mine.png", "--attributions", "ixg", "--out", out]
+    if moment != "before":
+        assert run(*words) == 0
+        content = json.loads((out / "explain.json").read_text())
+        (out / "explain.json").write_text(json.dumps(content | {"finished": False}))
+        (out / "pictures" / "mine.png").unlink()
+    out.mkdir(exist_ok=True)
+    (out / ".lock").touch()
+    (out / ".explain.json.a0b1c2d3").touch()
+    (out / ".new" / "pictures").mkdir(parents=True)
+    (out / ".new" / "pictures" / ".x.png.a0b1c2d3").touch()
+    assert run(*words) == 0
+    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert files == ["explain.json", "maps/mine.npz", "pictures/mine.png"]
+    assert json.loads((out / "explain.json").read_text())["files"] == files

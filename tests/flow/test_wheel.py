@@ -1,6 +1,8 @@
 """What people install: a wheel of this checkout, in an environment of its own, used beside files of theirs."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -129,6 +131,31 @@ def test_folders_that_are_no_packages_are_in_nobodys_way(place, user):
     folder = user("checkpoints/last.py", "training/loop.py", "idsds/run.py")
     assert "usage: " in printed(place / "python", "-m", "eval.idsds", "--help", folder=folder)
     assert "usage: " in printed(place / "python", "-m", "training.patch_finetune", "--help", folder=folder)
+
+
+def test_the_notebook_runs_in_an_empty_folder(place, user):
+    """From top to bottom; what it shows is what it is kept with, by kind, and names no path of a machine."""
+    notebook, runner = ROOT / "examples" / "first_look.ipynb", ROOT / "tests" / "reference" / "notebooks.py"
+    kept = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    made = json.loads(printed(place / "python", runner, notebook, folder=user(), OMP_NUM_THREADS="1"))["cells"]
+    assert [kinds_of(cell) for cell in kept] == [kinds_of(cell) for cell in made]
+    assert sum(kinds_of(cell).count("image/png") for cell in kept) == 2
+    assert notebook.stat().st_size < 400_000
+    texts = " ".join(text for cell in kept for text in texts_in(cell))
+    assert not re.search(r"(?<![\w.])/(home|root|tmp|usr|work|Users)/", texts)
+
+
+def kinds_of(cell):
+    """How a cell's outputs look."""
+    return [kind for output in cell.get("outputs", ()) for kind in output.get("data", {output["output_type"]: None})]
+
+
+def texts_in(cell):
+    """The text of a cell and of its outputs, without pictures."""
+    yield "".join(cell["source"])
+    for output in cell.get("outputs", ()):
+        shown = {"text": output.get("text", []), **output.get("data", {})}
+        yield from ("".join(text) for kind, text in shown.items() if kind != "image/png")
 
 
 def test_what_is_in_the_way_is_named(place, user):

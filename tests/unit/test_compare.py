@@ -202,7 +202,8 @@ def test_the_command_shows_and_writes_it(tmp_path, capsys):
     summary = json.loads((out / "compare.json").read_text())
     assert (summary["schema"], summary["protocol"], summary["seed"]) == (1, "compare", 0)
     found = compare([a, b])
-    assert summary == found.summary
+    files = ["compare.csv", "compare.json", "plots/difference-idsds-idsds.png"]
+    assert summary == found.summary | {"finished": True, "files": files}
     csv = pd.read_csv(out / "compare.csv")
     pd.testing.assert_frame_equal(csv, found.table, check_dtype=False)
     assert [path.name for path in (out / "plots").iterdir()] == ["difference-idsds-idsds.png"]

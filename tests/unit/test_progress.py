@@ -164,7 +164,16 @@ def test_one_writer_or_many_who_share(tmp_path):
         pass
     with locked(folder):
         assert (folder / ".lock").read_text().startswith("process ")
-    assert list(folder.iterdir()) == []
+        (folder / "kept").touch()
+    assert [path.name for path in folder.iterdir()] == ["kept"]
+
+
+def test_a_folder_that_stays_empty_is_gone_again(tmp_path):
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "a" / "b", tmp_path / "there"):
+        with pytest.raises(InputError, match="refused"), locked(folder):
+            raise InputError("refused")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
 def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_ranks_are_those_of_the_defined():
 
 def test_labels_are_escaped_and_broken_behind_marks_only():
     assert breakable("gradcam@final") == "gradcam@<wbr>final"
-    assert breakable("path/to/mine.py:explain") == "mine.py:<wbr>explain"
+    assert breakable("mine.py:explain") == "mine.py:<wbr>explain"
     shown = breakable(HOSTILE)
     assert "<script" not in shown.replace("<wbr>", "")
     assert "&lt;script&gt;" in shown.replace("<wbr>", "")
@@ -89,6 +90,81 @@ def test_latex_is_escaped():
         r"\textless{}\textbar{}\textgreater{}"
     )
     assert escape_latex("a\n\nb") == "a b"
+    assert escape_latex("a--[b]* ``c\x00''") == "a-{}-{[}b{]}{*} `{}`c'{}'"
+
+
+NAMES = [*"_%&#$~^{}\\[]*|<>`'?!", "a -- b", "``x''", "[0.5em]", "*", r"\input{x}", "%", "{", "a\x00b", "  ", "ß × é"]
+COMMANDS = {
+    *("begin", "end", "caption", "hline", "textbf", "textsuperscript", "tiny", "ldots", "times", "cdot"),
+    *("textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar", "\\", ","),
+    *"{}&%$#_",
+}
+
+
+def cells_of(text):
+    """Rows of the cells of each tabular of a LaTeX text, read by a small strict grammar."""
+    tables, groups, place = [], [], 0
+    pattern = re.compile(r"\\([a-zA-Z]+|.|\n)|%[^\n]*\n|(\{)|(\})|(&)|(\$)|([~^#_])|([^\\%{}&$~^#_]+)", re.DOTALL)
+    while place < len(text):
+        found = pattern.match(text, place)
+        assert found, text[place : place + 20]
+        place = found.end()
+        command, opens, closes, tab, dollar, raw, _ = found.groups()
+        assert raw is None, f"{raw} is not escaped: {text[place - 20 : place]}"
+        assert command is None or command in COMMANDS, command
+        if command in ("begin", "end"):
+            name = re.compile(r"\{(table|tabular)\}").match(text, place)
+            place = name.end()
+            groups.append(name[1]) if command == "begin" else None
+            assert command == "begin" or groups.pop() == name[1]
+            if (command, name[1]) == ("begin", "tabular"):
+                columns = re.compile(r"\{(lr+)\}").match(text, place)
+                place = columns.end()
+                tables.append((len(columns[1]), [[""]]))
+            continue
+        groups += ["{"] if opens else []
+        assert not closes or groups.pop() == "{"
+        groups = (groups[:-1] if groups[-1:] == ["$"] else [*groups, "$"]) if dollar else groups
+        if not tables or "tabular" not in groups:
+            continue
+        rows = tables[-1][1]
+        if tab or command == "\\":
+            assert groups[-1] == "tabular", "a cell or a row ends inside a group"
+            assert tab or not re.compile(r"\s*[*\[]").match(text, place), "an argument of the end of a row"
+            rows.append([""]) if command else rows[-1].append("")
+        elif command != "hline":
+            rows[-1][-1] += found[0]
+    assert groups == []
+    return tables
+
+
+def test_latex_has_as_many_cells_as_columns_whatever_the_names():
+    """There is no LaTeX where the tests run, so a strict small grammar stands for it."""
+    column = SimpleNamespace(title="a_b \\", kind="{%")
+    best = SimpleNamespace(mean=0.5, low=-0.25, high=0.75, rank=1.0, letters="ab")
+    cells = [best, None, *[SimpleNamespace(**{**vars(best), "mean": math.nan})] * (len(NAMES) - 2)]
+    standings = [SimpleNamespace(label=name, cells=cells, mean_rank=math.nan) for name in NAMES]
+    matrix = SimpleNamespace(column=column, higher_is_better=True, subjects=NAMES, standings=standings)
+    tables = cells_of(latex_tables([matrix, matrix]))
+    assert len(tables) == 2
+    for count, rows in tables:
+        assert count == len(NAMES) + 2
+        assert [len(row) for row in rows] == [count] * (len(NAMES) + 1) + [1]  # what is behind the last end is no row
+        assert not rows[-1][0].strip()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        r"\begin{tabular}{lr}a_b & c \\ \end{tabular}",
+        r"\begin{table}{",
+        r"\begin{tabular}{lr}a \\ [b] \end{tabular}",
+        "a^",
+    ],
+)
+def test_the_grammar_sees_what_is_wrong(wrong):
+    with pytest.raises(AssertionError):
+        cells_of(wrong)
 
 
 def test_a_table_for_papers_has_the_best_in_bold():

@@ -99,6 +99,30 @@ def test_labels():
         assert short_label(label) == label
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders():
+    labels = ["a.py:maps", "b/a.py:maps|abs", "c/b/a.py:maps", "x/b.py:maps(k=1)", "ig(path='x/a.py:maps')"]
+    short = ["a.py:maps", "b/a.py:maps|abs", "c/b/a.py:maps", "b.py:maps(k=1)", "ig(path='x/a.py:maps')"]
+    assert report.short_labels(labels) == dict(zip(labels, short, strict=True))
+    axes = report.plot_curves({name: np.eye(2) + i for i, name in enumerate(labels[::2])}, (0.1, 0.2), label="y").axes[
+        0
+    ]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a.py:maps", "b/a.py:maps", labels[4]]
+    assert len({(line.get_marker(), line.get_color(), line.get_linestyle()) for line in axes.lines}) == 3
+    rows = report.distributions(dict.fromkeys(labels, np.ones(2)), "idsds").axes[0].get_yticklabels()
+    assert [row.get_text().replace("\n", "") for row in rows] == short
+
+
+def test_a_place_behind_a_label_leaves_the_method_its_color():
+    assert method_style("ixg@final · difull 2×2").color == method_style("ixg").color
+
+
+def test_names_with_dollars_are_names(tmp_path):
+    figure = report.plot_scatter({"$x^$": (2.0, 0.1)}, x_label="$^", log_x=True, title="a $x^$ b")
+    assert report.save_figure(figure, tmp_path / "a.png").is_file()
+    assert figure.axes[0].texts[0].get_text() == "$x^$"
+    assert not any("$" in text.get_text() for text in figure.axes[0].get_xticklabels())
+
+
 def test_long_labels_break_behind_marks():
     text = "ig-sg(samples=32, steps=16)|abs+smooth(65)@final"
     lines = wrap_label(text, 18).splitlines()

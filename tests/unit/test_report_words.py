@@ -62,6 +62,15 @@ def test_an_image_says_what_it_is_taken_for():
     assert named == ("cat\npredicted one\nexplained: two", "#262626")
 
 
+def test_sums_have_the_colors_of_their_map():
+    """Also where no sum is negative: one scale is stated for both."""
+    entries = [entry | {"sums": np.arange(4.0)} for entry in kept(["ixg"], 1)]
+    figure = report.examples(entries, ["ixg"], GRID)
+    assert [axes.images[-1].cmap.name for axes in figure.axes[1:4]] == ["RdBu_r"] * 3
+    said = figure.legends[0].get_title().get_text().replace("\n", " ")
+    assert "a method's maps and sums have the same colors, and each a scale of its own" in said
+
+
 def test_the_key_is_true_of_controls():
     def notes(*methods):
         return report.examples(kept(methods, 1), methods, GRID).legends[0].get_title().get_text()

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from faithfulness.report.tables import number, short_label
+from faithfulness.report.tables import number, short_labels
 
 FOLDER = Path(__file__).parent
 SHADES = 7
@@ -36,8 +36,9 @@ def render_page(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "short": short_label, "exact": exact, "shade": shade}
-    environment.filters |= {"breakable": breakable, "aligned": aligned}
+    short: dict[Any, str] = short_labels(row.label for row in content["board"].rows)  # type: ignore[assignment]
+    environment.filters |= {"number": number, "exact": exact, "shade": shade, "aligned": aligned}
+    environment.filters |= {"breakable": breakable, "method": lambda label: breakable(short.get(label, label))}
     style, script = ((FOLDER / name).read_text(encoding="utf-8").strip() for name in ("page.css", "page.js"))
     return environment.get_template("page.html").render(
         **content,
@@ -59,7 +60,7 @@ def exact(value: float | int) -> str:
 
 def breakable(label: str) -> Markup:
     """A label, escaped, that may be broken behind its marks."""
-    parts = re.findall(r"[^(),|@+/:_]*[(),|@+/:_]*", short_label(label))
+    parts = re.findall(r"[^(),|@+/:_]*[(),|@+/:_]*", label)
     return Markup("<wbr>").join(part for part in parts if part)
 
 

@@ -33,6 +33,11 @@ PROTOCOLS = {
         "does it cost?",
     ),
     "leakage": ("Leakage", "Whether a head can be reached by cells that it must not see."),
+    "explain": (
+        "Pictures of one's own",
+        "What eval.explain made of single pictures: each map over the picture, its sums over the cells, and how well "
+        "they rank the true drops.",
+    ),
 }
 """Kind of result -> its title, and how to read it."""
 
