@@ -23,7 +23,7 @@ demo: install
 	$(BIN)/python -m training.patch_finetune --out $(RUNS)/checkpoint --model $(RUNS)/base --epochs 3 --overwrite
 	$(BIN)/python -m eval.idsds --model $(RUNS)/checkpoint --baseline $(RUNS)/base --limit 256 --out $(RUNS)/idsds --overwrite \
 		--attributions grad ixg ixg-sg ig gradcam gradcam@layer3 occlusion 'occlusion(kernel=16, stride=16)'
-	$(BIN)/python -m eval.difull --model $(RUNS)/checkpoint --grids 40 --layers input middle final --published difull \
+	$(BIN)/python -m eval.difull --model $(RUNS)/checkpoint --grids 30 --layers input middle final \
 		--attributions ixg ig gradcam layercam --out $(RUNS)/difull --overwrite
 	$(BIN)/python -m eval.leakage --model $(RUNS)/checkpoint --setting difull --out $(RUNS)/leakage --overwrite
 	$(BIN)/python -m eval.dea --model checkpoints/released/digits-segmenter --limit 8 --out $(RUNS)/dea --overwrite \
