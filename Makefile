@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs/demo
+PICTURES := examples/pictures
 JOBS ?= 3
 TEST_FLAGS ?=
 
-.PHONY: demo test check install clean
+.PHONY: demo pictures test check install clean
 
 install: $(VENV)/installed
 
@@ -32,6 +33,15 @@ demo: install
 	@echo
 	@echo "models and numbers: $(RUNS)"
 	@echo "open this page:     $(RUNS)/report/index.html"
+
+# The pictures of README.md: a digit, the page of the demo, and the digit explained.
+pictures: install
+	$(BIN)/python -c 'from PIL import Image; from faithfulness.data import open_data; \
+		Image.fromarray(open_data("digits", "val").image(0).permute(1, 2, 0).numpy()).save("$(PICTURES)/digit.png")'
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=1000,840 --screenshot=$(PICTURES)/page.png $(RUNS)/report/index.html
+	$(BIN)/python -m eval.explain --model $(RUNS)/checkpoint --image $(PICTURES)/digit.png \
+		--attributions occlusion ig gradcam@layer3 ixg edge --out $(RUNS)/explained --overwrite
+	cp $(RUNS)/explained/pictures/digit.png $(PICTURES)/explained.png
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TEST_FLAGS)

@@ -37,7 +37,7 @@ class Block:
 def blocks_of(file: str) -> list[Block]:
     """The fenced blocks of a document."""
     found, heading = [], ""
-    for part in re.finditer(r"^#+ (.+)$|^```(\w*)\n(.*?)^```$", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL):
+    for part in re.finditer(r"^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL):
         if part[1]:
             heading = part[1]
         else:
