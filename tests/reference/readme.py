@@ -37,7 +37,9 @@ class Block:
 def blocks_of(file: str) -> list[Block]:
     """The fenced blocks of a document."""
     found, heading = [], ""
-    for part in re.finditer(r"^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL):
+    for part in re.finditer(
+        r"^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", (ROOT / file).read_text(), re.MULTILINE | re.DOTALL
+    ):
         if part[1]:
             heading = part[1]
         else:
@@ -60,7 +62,11 @@ def links_of(file: str) -> list[str]:
 def commands_of(text: str, folder: Path) -> list[list[str]]:
     """The words of every program that a shell would call in this folder."""
     done = subprocess.run(
-        ["bash", "--norc", "-c", RECORD + text], cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        ["bash", "--norc", "-c", RECORD + text],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     )
     assert done.returncode in (0, 127), done.stderr
     return [line.strip("\0").split("\0") for line in done.stderr.split("\n\0") if line]
