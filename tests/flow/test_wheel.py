@@ -1,23 +1,64 @@
 """What people install: a wheel of this checkout, in an environment of its own, used beside files of theirs."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.reference.wheels import PACKAGES, ROOT, build_wheel, call, install_wheel, printed
+from tests.reference.readme import blocks_of
 
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("faithfulness", "idsds", "difull", "dea", "checkpoints", "training", "eval")
+BLOCKS = blocks_of("README.md")
 TRAP = "raise RuntimeError('the file of the user ran')\n"
+
+
+def call(*words, folder, **variables):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment |= {"COLUMNS": "100", "HF_HUB_OFFLINE": "1", **variables}
+    return subprocess.run([*map(str, words)], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def printed(*words, folder, **variables):
+    done = call(*words, folder=folder, **variables)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
+    """Built from a copy, so that nothing is left in the checkout: the packages, and what must not be installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in (*PACKAGES, "benchmarks", "tests"):
+        shutil.copytree(ROOT / name, folder / "source" / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "source" / name)
+    options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check")
+    printed(sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", folder, folder / "source", folder=folder)
+    (built,) = folder.glob("faithfulness-*.whl")
+    return built
 
 
 @pytest.fixture(scope="module")
 def place(wheel, tmp_path_factory):
-    return install_wheel(wheel, tmp_path_factory.mktemp("environment"))
+    """The programs of an environment that holds the wheel; what it depends on is borrowed from this one."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False, symlinks=True)
+    options = ("--no-deps", "--no-index", "--quiet", "--disable-pip-version-check")
+    pip = (sys.executable, "-m", "pip", "--python", folder / "bin" / "python")
+    printed(*pip, "install", *options, wheel, folder=folder)
+    (site,) = folder.glob("lib/python*/site-packages")
+    borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    # a .pth file that is found through another one isn't read, so this checkout's own stays out
+    (site / "dependencies.pth").write_text("\n".join(borrowed) + "\n")
+    return folder / "bin"
 
 
 @pytest.fixture
@@ -101,3 +142,22 @@ def test_what_is_in_the_way_is_named(place, user):
     assert (done.returncode, done.stderr) == (2, f"{begin}run faithfulness idsds …, or from another folder\n")
     done = call(place / "faithfulness", "idsds", "--help", folder=folder, PYTHONPATH=str(folder))
     assert (done.returncode, done.stderr) == (2, f"{begin}rename it, or take its folder off PYTHONPATH\n")
+
+
+@pytest.fixture(scope="module")
+def readme(place, tmp_path_factory):
+    """What came of doing all of README, in an empty folder; nothing but the tests is taken from this checkout."""
+    folder = tmp_path_factory.mktemp("reader") / "empty"
+    folder.mkdir()
+    code = f"import sys; sys.path.append({str(ROOT)!r}); from tests.reference.reader import main; main('../found.json')"
+    printed(place / "python", "-P", "-c", code, folder=folder, OMP_NUM_THREADS="1")
+    return json.loads((folder.parent / "found.json").read_text())
+
+
+@pytest.mark.parametrize("number", [n for n, each in enumerate(BLOCKS) if each.language], ids=lambda n: str(BLOCKS[n]))
+def test_what_readme_says_works(readme, number):
+    assert readme["blocks"][number] is None
+
+
+def test_the_reader_had_the_wheel(readme, place):
+    assert all(Path(home).is_relative_to(place.parent) for home in readme["homes"])
