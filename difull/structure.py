@@ -94,12 +94,18 @@ class Call:
 
 def _calls(setting: GridSetting) -> list[Call]:
     layout = setting.backbone.layout
-    layers = ("input", *(layout.taps if layout else ()))
+    taps = layout.taps if layout else ()
     calls = [Call("heads", None, setting.heads, True)]
     for cell in range(setting.cells):
-        splits = [(layer, partial(logits_by_split, setting, layer, cell)) for layer in layers]
         calls.append(Call("forward", cell, partial(setting, cell=cell)))
-        calls += [Call(f"split at {layer}", cell, run, layer != "input") for layer, run in splits]
+        calls.append(Call("split at input", cell, partial(logits_by_split, setting, "input", cell)))
+    for layer in taps:
+        name = f"split at {layer}"
+        if _has_one_stem(setting):
+            calls.append(Call(name, None, partial(_heads_by_split, setting, layer), True))
+        else:
+            runs = (partial(logits_by_split, setting, layer, cell) for cell in range(setting.cells))
+            calls += [Call(name, cell, run, True) for cell, run in enumerate(runs)]
     return calls
 
 
@@ -107,6 +113,18 @@ def logits_by_split(setting: GridSetting, layer: str, cell: int, images: Tensor)
     """A head's logits through the cut at a layer: what attribution runs."""
     split = setting.split(layer, cell)
     return split.rest(split.stem(images))
+
+
+def _has_one_stem(setting: GridSetting) -> bool:
+    """Whether the stem of a split is known to be the same for all cells: it is DiFull's own, which takes no cell."""
+    own = ("split", "_stem", "_run")
+    return not any(name in vars(setting) or getattr(type(setting), name) is not getattr(DiFull, name) for name in own)
+
+
+def _heads_by_split(setting: GridSetting, layer: str, images: Tensor) -> Tensor:
+    """All heads' logits through the cut at a layer, (B, cells, classes), by one run of the stem."""
+    activations = setting.split(layer, 0).stem(images)
+    return torch.stack([setting.split(layer, cell).rest(activations) for cell in range(setting.cells)], dim=1)
 
 
 def _trace(

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import write_json
+from faithfulness.core.hardware import choose_port
 from faithfulness.core.precision import use_precision
 from faithfulness.core.progress import Progress, silence_lightning
 from faithfulness.core.results import environment
@@ -194,7 +195,7 @@ def _make_trainer(
         warnings.filterwarnings("ignore", message=message)
     terminal = not progress.quiet and progress.stream.isatty()
     best, last = Kept(out, BEST, f"val/{module.measure}_deleted"), Kept(out, LAST)
-    return L.Trainer(
+    trainer = L.Trainer(
         max_epochs=module.recipe.epochs,
         **hardware._replace(precision=use_precision(hardware.precision))._asdict(),
         logger=TensorBoardLogger(out, LOGS, version=""),
@@ -207,3 +208,6 @@ def _make_trainer(
         enable_model_summary=False,
         default_root_dir=out,
     )
+    if trainer.world_size > 1:
+        choose_port()
+    return trainer

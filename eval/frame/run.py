@@ -28,7 +28,7 @@ from eval.frame.work import carry_out
 from faithfulness.backbones import unchanged
 from faithfulness.core.checks import check_logits, check_maps
 from faithfulness.core.errors import InputError
-from faithfulness.core.hardware import share_workers
+from faithfulness.core.hardware import choose_port, share_workers
 from faithfulness.core.precision import ieee, use_precision
 from faithfulness.core.progress import Progress, silence_lightning
 from faithfulness.core.stopping import is_first, watching_others
@@ -77,6 +77,8 @@ class Run(Generic[Options]):
         check_classes(checkpoint, data)
         processes = processes_of(options)
         silence_lightning()
+        if processes > 1:
+            choose_port()
         fabric = Fabric(
             accelerator=options.accelerator,
             devices=options.devices,

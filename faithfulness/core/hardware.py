@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ LAUNCHERS = ("SLURM_NTASKS", "TORCHELASTIC_RUN_ID", "NODE_RANK", "GROUP_RANK", "
 FEW_BATCHES = 4
 """A loader of no more batches gets no workers: to start one takes some seconds."""
 _CGROUP = Path("/sys/fs/cgroup")
+_LENT_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def processors() -> int:
@@ -85,3 +88,26 @@ def check_devices(devices: int | str, accelerator: str, num_nodes: int = 1) -> N
     most = max(2, os.cpu_count() or 1)
     if accelerator == "cpu" and devices > most:
         raise InputError(f"--devices must be at most {most}, the processors of this machine, got {devices}")
+
+
+def choose_port() -> None:
+    """Where the processes that this one starts will meet: `MASTER_PORT`, unless a launcher or the user has set it.
+
+    Lightning would take a port that the system lends out; seconds pass until it is bound, and another program may
+    have been lent it by then. This one is outside of the lent range.
+    """
+    if "MASTER_PORT" in os.environ or any(name in os.environ for name in LAUNCHERS):
+        return
+    try:
+        low, high = map(int, _LENT_PORTS.read_text(encoding="ascii").split())
+    except (OSError, ValueError):
+        low, high = 32768, 60999
+    ports = max(range(10_000, low), range(high + 1, 65_536), range(1_024, min(low, 10_000)), key=len)
+    for port in random.SystemRandom().sample(ports, min(20, len(ports))):
+        with socket.socket() as trial:
+            try:
+                trial.bind(("", port))
+            except OSError:
+                continue
+        os.environ["MASTER_PORT"] = str(port)
+        return

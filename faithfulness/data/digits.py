@@ -69,17 +69,72 @@ def _rng(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
 
 
-def _background(rng: np.random.Generator, size: int) -> Array:
-    """Three gratings of random direction and pitch between two colors, (3, size, size)."""
-    axis = ((np.arange(size, dtype=np.float32) + 0.5) / size)[None]
+class Background(NamedTuple):
+    """Three gratings between two colors: angles, pitches, phases (3,) each; colors (3,) each, float32."""
+
+    angle: NDArray[np.floating]
+    pitch: NDArray[np.floating]
+    phase: NDArray[np.floating]
+    first: Array
+    second: Array
+
+
+class Stamp(NamedTuple):
+    """One glyph of a scene as it is in the file, and where and how it comes; `colors` (n, 3) are to choose among."""
+
+    glyph: Array
+    side: float
+    center: NDArray[np.floating]
+    angle: float
+    colors: Array
+
+
+class Plan(NamedTuple):
+    """All that is drawn by chance for a scene but its noise, for any size; pieces of digits lie below the digits."""
+
+    background: Background
+    pieces: list[Stamp]
+    digits: list[Stamp]
+    labels: tuple[int, ...]
+
+
+def _plan_background(rng: np.random.Generator) -> Background:
     angle, pitch, phase = rng.uniform(0, np.pi, 3), rng.uniform(2, 9, 3), rng.uniform(0, 2 * np.pi, 3)
-    turns = (2 * np.pi * pitch)[:, None]
-    across = np.exp(1j * (axis * np.cos(angle)[:, None] * turns + phase[:, None])).astype(np.complex64)
-    down = np.exp(1j * (axis * np.sin(angle)[:, None] * turns)).astype(np.complex64)
-    texture = np.einsum("ky,kx->yx", down, across).imag.astype(np.float32) / 6 + 0.5
     first = rng.uniform(0.1, 0.9, 3).astype(np.float32)
     second = np.clip(first + rng.uniform(-0.3, 0.3, 3).astype(np.float32), 0, 1)
-    return first[:, None, None] + (second - first)[:, None, None] * texture
+    return Background(angle, pitch, phase, first, second)
+
+
+def _plan_scene(rng: np.random.Generator, split: str, digits: tuple[int, int]) -> Plan:
+    glyphs, labels = _sources()
+    own = _split_sources(split)
+    background, pieces = _plan_background(rng), []
+    for _ in range(rng.integers(3, 7)):
+        piece = glyphs[own[rng.integers(len(own))]].copy()
+        keep = rng.integers(GLYPH // 4, GLYPH // 2)
+        start = rng.integers(0, GLYPH - keep)
+        piece[: start + 1] = piece[start + keep + 1 :] = 0
+        where = rng.uniform(0.25, 0.45), rng.uniform(0.05, 0.95, 2), rng.uniform(0, 2 * np.pi)
+        pieces.append(Stamp(piece, *where, rng.uniform(0, 1, (1, 3)).astype(np.float32)))
+    count = int(rng.integers(digits[0], digits[1] + 1))
+    classes = rng.permutation(10)[:count]
+    stamps = []
+    for (side, center), label in zip(_place(rng, count), classes, strict=True):
+        alike = own[labels[own] == label]
+        glyph = glyphs[alike[rng.integers(len(alike))]]
+        angle = rng.uniform(-0.3, 0.3)
+        stamps.append(Stamp(glyph, side, center, angle, rng.uniform(0, 1, (8, 3)).astype(np.float32)))
+    return Plan(background, pieces, stamps, tuple(int(label) for label in classes))
+
+
+def _background(plan: Background, size: int) -> Array:
+    """Three gratings of random direction and pitch between two colors, (3, size, size)."""
+    axis = ((np.arange(size, dtype=np.float32) + 0.5) / size)[None]
+    turns = (2 * np.pi * plan.pitch)[:, None]
+    across = np.exp(1j * (axis * np.cos(plan.angle)[:, None] * turns + plan.phase[:, None])).astype(np.complex64)
+    down = np.exp(1j * (axis * np.sin(plan.angle)[:, None] * turns)).astype(np.complex64)
+    texture = np.einsum("ky,kx->yx", down, across).imag.astype(np.float32) / 6 + 0.5
+    return plan.first[:, None, None] + (plan.second - plan.first)[:, None, None] * texture
 
 
 def _stamp(
@@ -107,15 +162,18 @@ def _stamp(
     return np.minimum(np.maximum(upper * 4 - np.float32(1.2), 0), 1), rows, cols
 
 
-def _contrasting_color(rng: np.random.Generator, around: Array) -> Array:
-    """The most distant of eight random colors from the mean color of what it is drawn on."""
-    colors = rng.uniform(0, 1, (8, 3)).astype(np.float32)
+def _most_distant(colors: Array, around: Array) -> Array:
+    """The most distant of some colors (n, 3) from the mean color of what is drawn on."""
     return colors[np.argmax(np.linalg.norm(colors - around.mean(axis=(1, 2)), axis=1))]
 
 
-def _paint(canvas: Array, opacity: Array, rows: slice, cols: slice, color: Array) -> None:
+def _paint(canvas: Array, stamp: Stamp) -> tuple[Array, slice, slice]:
+    """Lay a glyph over what is there; returns its opacity in its bounding box, rows, columns."""
+    opacity, rows, cols = _stamp(stamp.glyph, canvas.shape[-1], stamp.side, stamp.center, stamp.angle)
     region = canvas[:, rows, cols]
+    color = stamp.colors[0] if len(stamp.colors) == 1 else _most_distant(stamp.colors, region)
     region += opacity * (color[:, None, None] - region)
+    return opacity, rows, cols
 
 
 def _place(rng: np.random.Generator, count: int) -> list[tuple[float, NDArray[np.floating]]]:
@@ -131,31 +189,25 @@ def _place(rng: np.random.Generator, count: int) -> list[tuple[float, NDArray[np
     ]
 
 
+def scene_labels(seed: int, split: str, index: int, digits: tuple[int, int] = (1, 1)) -> tuple[int, ...]:
+    """The labels of scene `index`, which isn't drawn for that."""
+    return _plan_scene(_rng(seed, split, index), split, digits).labels
+
+
 def render_scene(seed: int, split: str, index: int, size: int, digits: tuple[int, int] = (1, 1)) -> Scene:
     """Draw scene `index` of a split: `digits` is the least and most digits, of different classes."""
-    glyphs, labels = _sources()
-    own = _split_sources(split)
     rng = _rng(seed, split, index)
-    canvas = _background(rng, size)
-    for _ in range(rng.integers(3, 7)):
-        piece = glyphs[own[rng.integers(len(own))]].copy()
-        keep = rng.integers(GLYPH // 4, GLYPH // 2)
-        start = rng.integers(0, GLYPH - keep)
-        piece[: start + 1] = piece[start + keep + 1 :] = 0
-        stamp = _stamp(piece, size, rng.uniform(0.25, 0.45), rng.uniform(0.05, 0.95, 2), rng.uniform(0, 2 * np.pi))
-        _paint(canvas, *stamp, rng.uniform(0, 1, 3).astype(np.float32))
-    count = int(rng.integers(digits[0], digits[1] + 1))
-    classes = rng.permutation(10)[:count]
+    plan = _plan_scene(rng, split, digits)
+    canvas = _background(plan.background, size)
+    for piece in plan.pieces:
+        _paint(canvas, piece)
     mask = np.zeros((size, size), dtype=np.uint8)
-    for number, ((side, center), label) in enumerate(zip(_place(rng, count), classes, strict=True), start=1):
-        alike = own[labels[own] == label]
-        glyph = glyphs[alike[rng.integers(len(alike))]]
-        opacity, rows, cols = _stamp(glyph, size, side, center, rng.uniform(-0.3, 0.3))
-        _paint(canvas, opacity, rows, cols, _contrasting_color(rng, canvas[:, rows, cols]))
+    for number, digit in enumerate(plan.digits, start=1):
+        opacity, rows, cols = _paint(canvas, digit)
         mask[rows, cols][opacity > 0.5] = number
     canvas += 0.02 * rng.standard_normal((1, size, size), dtype=np.float32)
     image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return Scene(image, tuple(int(label) for label in classes), mask)
+    return Scene(image, plan.labels, mask)
 
 
 class DigitScenes(ImageData):
@@ -221,7 +273,9 @@ class DigitScenes(ImageData):
         return torch.from_numpy(self.scene(index).mask > 0)
 
     def label(self, index: int) -> int:
-        return self.scene(index).labels[0]
+        if index in self._kept:
+            return self._kept[index].labels[0]
+        return scene_labels(self.seed, self.split, index, self.digits)[0]
 
     def identity(self) -> Iterable[str]:
         glyphs, _ = _sources()

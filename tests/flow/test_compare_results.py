@@ -9,7 +9,7 @@ from eval import aggatt, difull, idsds, incremental
 from eval.compare import compare
 from faithfulness.core import InputError
 from tests.reference.own_code import SIDE, Pictures, bright
-from tests.reference.short_runs import undrawn
+from tests.reference.undrawn import undrawn
 
 COMMON = {"input_size": SIDE, "accelerator": "cpu", "limit": 18, "attributions": ["ixg", "grad", "gradcam"]}
 

@@ -12,8 +12,8 @@ from eval import idsds, leakage
 from faithfulness.attribution import list_attributions
 from faithfulness.core.precision import use_precision
 from tests.reference import every_command
-from tests.reference.short_runs import undrawn
 from tests.reference.tiny_models import FAMILIES, tiny_batch, tiny_model
+from tests.reference.undrawn import undrawn
 from tests.unit.test_attribution_registry import CANCELLING, explainer
 from training import patch_finetune, segmentation_finetune
 

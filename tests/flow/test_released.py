@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import load_model, load_segmenter, verify
-from tests.reference.short_runs import undrawn
+from tests.reference.undrawn import undrawn
 
 RELEASED = Path(__file__).resolve().parents[2] / "checkpoints" / "released"
 NAMES = ("digits-resnet10t", "digits-segmenter")

@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from difull import make_compositions
 from eval import leakage
 from eval.frame.batches import Items, SampleBatches
+from eval.frame.session import Session
 from faithfulness.data import open_data
 from tests.reference.every_command import COMMANDS, prepare
 from tests.reference.results import content
+from tests.reference.undrawn import write_words
 
 LEAKAGE = ["--setting", "gridpg", "--tries", "4", "--grids", "1"]
 ALL = COMMANDS | {"leakage": (leakage, LEAKAGE)}
@@ -24,7 +25,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(Figure, "savefig", lambda self, file, **settings: file.write_bytes(b"drawn"))
+    monkeypatch.setattr(Session, "draw", write_words)
 
 
 def run(folder, name, out, *more):

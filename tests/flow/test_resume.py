@@ -19,7 +19,8 @@ from eval.frame.store import Store
 from faithfulness.core.locks import locked
 from tests.reference.checkpoints import save_resnet
 from tests.reference.results import content
-from tests.reference.short_runs import FAST, RUN, runs_below, undrawn, whole_result
+from tests.reference.short_runs import FAST, RUN, runs_below, whole_result
+from tests.reference.undrawn import undrawn
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,7 +7,8 @@ import pytest
 from eval import merge
 from tests.reference.checkpoints import save_resnet
 from tests.reference.results import content
-from tests.reference.short_runs import runs_below, undrawn, whole_result
+from tests.reference.short_runs import runs_below, whole_result
+from tests.reference.undrawn import undrawn
 
 
 @pytest.fixture(scope="module", autouse=True)

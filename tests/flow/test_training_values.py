@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from faithfulness.core.hardware import share_workers
+from faithfulness.core.hardware import choose_port, share_workers
 from faithfulness.core.progress import Progress
 from faithfulness.data import KeyedBatches
 from training.patch_finetune import main
@@ -210,3 +210,26 @@ def test_workers_are_what_the_processors_bear(monkeypatch):
     assert share_workers([400, 100]) == [7, 1]
     assert share_workers([400, 2], 2) == [3, 0]
     assert share_workers([400, 100], 16) == [0, 0]
+
+
+@pytest.mark.parametrize("lent", ["32768 60999", "16000 65535", "1024 20000", "1024 65535", "nonsense"])
+def test_processes_meet_where_no_other_program_is_sent(monkeypatch, tmp_path, lent):
+    (tmp_path / "range").write_text(lent)
+    monkeypatch.setattr("faithfulness.core.hardware._LENT_PORTS", tmp_path / "range")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    choose_port()
+    low, high = (32768, 60999) if lent == "nonsense" else map(int, lent.split())
+    if lent == "1024 65535":  # nothing is left over, Lightning finds one
+        assert "MASTER_PORT" not in os.environ
+        return
+    port = int(os.environ["MASTER_PORT"])
+    assert not low <= port <= high
+    choose_port()
+    assert int(os.environ["MASTER_PORT"]) == port
+
+
+def test_a_launcher_says_where_processes_meet(monkeypatch):
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    choose_port()
+    assert "MASTER_PORT" not in os.environ

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from checkpoints import save_checkpoint, save_segmenter
 from difull import make_compositions
 from eval import aggatt, dea, difull, idsds, incremental, mlatt
+from eval.frame.session import Session
 from faithfulness.core import DeletionSpec
 from faithfulness.data import open_data
 from tests.reference.networks import small_resnet
 from tests.reference.tiny_models import tiny_segmenter
+from tests.reference.undrawn import write_words
 
 MAPS = ["ixg", "ixg-sg(samples=2)", "gradcam"]
 """One of pixels, one that draws noise, one that is brought to image size and has flat stretches."""
@@ -81,6 +82,6 @@ def main(folder: Path, out: str, precision: str, batch: str, *more: str) -> int:
 
 
 if __name__ == "__main__":
-    Figure.savefig = lambda self, file, **settings: Path(file).touch()  # pictures aren't compared, and take longest
+    Session.draw = write_words  # pictures aren't compared
     folder, out, batch, *precisions = sys.argv[1:]
     sys.exit(max(main(Path(folder), out, precision, batch) for precision in precisions))

@@ -104,6 +104,7 @@ HEARD = {
     },
     "leakage": {name: SHARED[name] for name in SHARED if name not in ("attributions", "layers", "devices", "num_nodes")}
     | {
+        "model": (["--model", "CHECKPOINT"], lambda run: run.summary["model"]["sha256"]),
         "setting": (["--setting", "gridpg"], setting("setting", ["gridpg"])),
         "scale": (["--scale", "3"], setting("scale", [3])),
         "grids": (["--grids", "1"], setting("grids", 1)),

@@ -21,7 +21,7 @@ from PIL import Image
 from faithfulness.__main__ import find_commands
 from faithfulness.__main__ import main as faithfulness
 from tests.reference.readme import ROOT, blocks_of, commands_of, made_by
-from tests.reference.short_runs import undrawn
+from tests.reference.undrawn import undrawn
 
 TRAIN = "--epochs 1 --batch-size 8"
 GRIDS = "--grids 2 --confidence 0 --setting difull --attributions ixg gradcam --layers final"

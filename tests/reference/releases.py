@@ -8,7 +8,7 @@ from PIL import Image
 
 from checkpoints.release_files import write_sums
 from eval import idsds, incremental
-from tests.reference.short_runs import undrawn
+from tests.reference.undrawn import undrawn
 from training.patch_finetune import main as train
 
 QUICK = ["--limit", "8", "--quiet", "--attributions", "ixg", "gradcam"]

@@ -1,25 +1,10 @@
-"""Short runs of `eval.idsds` into folders, in this process, without pictures, which take longest."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
-import pytest
-from matplotlib.figure import Figure
+"""Short runs of `eval.idsds` into folders, in this process."""
 
 from eval import idsds
 from tests.reference.results import content
 
 FAST = ["ixg", "gradcam", "ixg-sg(samples=2)"]
 RUN = ["--limit", "6", "--batch-size", "2", "--quiet"]
-
-
-@contextmanager
-def undrawn() -> Iterator[None]:
-    """Inside the block a picture is a file with a word in it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", lambda self, file, **settings: Path(file).write_bytes(b"drawn"))
-        yield
 
 
 def runs_below(checkpoint, folder, capsys):
