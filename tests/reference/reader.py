@@ -166,7 +166,9 @@ def main(file):
         patch.setattr("difull.leakage.leakage_proofs", lambda *setting, **tries: [])
         patch.setattr("difull.influence_map", lambda *setting, **chunk: torch.ones(2, 2, dtype=torch.bool))
         found = walk()
-    homes = sorted({str(Path(sys.modules[name].__file__).parents[1]) for name in ("faithfulness", "idsds", "training")})
+    homes = sorted(
+        {str(Path(str(sys.modules[name].__file__)).parents[1]) for name in ("faithfulness", "idsds", "training")}
+    )
     Path(file).write_text(json.dumps({"blocks": found, "homes": homes}))
 
 
