@@ -3,7 +3,9 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on processors that are shared, threads that spin take ten times as long
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # on processors that are shared, threads that spin take ten times as long
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jaxtyping

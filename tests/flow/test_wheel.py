@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.reference.readme import blocks_of
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("faithfulness", "idsds", "difull", "dea", "checkpoints", "training", "eval")
+BLOCKS = blocks_of("README.md")
 TRAP = "raise RuntimeError('the file of the user ran')\n"
 
 
@@ -165,3 +168,22 @@ def test_what_is_in_the_way_is_named(place, user):
     assert (done.returncode, done.stderr) == (2, f"{begin}run faithfulness idsds …, or from another folder\n")
     done = call(place / "faithfulness", "idsds", "--help", folder=folder, PYTHONPATH=str(folder))
     assert (done.returncode, done.stderr) == (2, f"{begin}rename it, or take its folder off PYTHONPATH\n")
+
+
+@pytest.fixture(scope="module")
+def readme(place, tmp_path_factory):
+    """What came of doing all of README, in an empty folder; nothing but the tests is taken from this checkout."""
+    folder = tmp_path_factory.mktemp("reader") / "empty"
+    folder.mkdir()
+    code = f"import sys; sys.path.append({str(ROOT)!r}); from tests.reference.reader import main; main('../found.json')"
+    printed(place / "python", "-P", "-c", code, folder=folder, OMP_NUM_THREADS="1")
+    return json.loads((folder.parent / "found.json").read_text())
+
+
+@pytest.mark.parametrize("number", [n for n, each in enumerate(BLOCKS) if each.language], ids=lambda n: str(BLOCKS[n]))
+def test_what_readme_says_works(readme, number):
+    assert readme["blocks"][number] is None
+
+
+def test_the_reader_had_the_wheel(readme, place):
+    assert all(Path(home).is_relative_to(place.parent) for home in readme["homes"])
