@@ -37,10 +37,14 @@ def render_page(**content: Any) -> str:
         lstrip_blocks=True,
     )
     short = short_labels(row.label for row in content["board"].rows)
+
+    def shortest(label: str) -> Markup:
+        return breakable(short.get(label, label))
+
     environment.filters |= {"number": number, "exact": exact, "shade": shade, "aligned": aligned}
     environment.filters |= {
         "breakable": breakable,
-        "method": lambda label: breakable(short[label] if label in short else label),
+        "method": shortest,
     }
     style, script = ((FOLDER / name).read_text(encoding="utf-8").strip() for name in ("page.css", "page.js"))
     return environment.get_template("page.html").render(
