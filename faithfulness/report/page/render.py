@@ -36,9 +36,16 @@ def render_page(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    short: dict[Any, str] = short_labels(row.label for row in content["board"].rows)  # type: ignore[assignment]
+    short = short_labels(row.label for row in content["board"].rows)
+
+    def shortest(label: str) -> Markup:
+        return breakable(short.get(label, label))
+
     environment.filters |= {"number": number, "exact": exact, "shade": shade, "aligned": aligned}
-    environment.filters |= {"breakable": breakable, "method": lambda label: breakable(short.get(label, label))}
+    environment.filters |= {
+        "breakable": breakable,
+        "method": shortest,
+    }
     style, script = ((FOLDER / name).read_text(encoding="utf-8").strip() for name in ("page.css", "page.js"))
     return environment.get_template("page.html").render(
         **content,
