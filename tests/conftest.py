@@ -1,6 +1,7 @@
 """Shared by all tests: one thread per process, and a way to reach the suite's own checks."""
 
 import os
+from contextlib import nullcontext
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault(
@@ -21,6 +22,26 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures(request):
+    """Pictures, which take longest, are drawn for those files of tests that look at them, and say `DRAWN = True`."""
+    from tests.reference.undrawn import undrawn
+
+    with nullcontext() if getattr(request.module, "DRAWN", False) else undrawn():
+        yield
+
+
+@pytest.fixture
+def alone():
+    """What a run with processes leaves behind in this one goes: how they meet, and their group."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture

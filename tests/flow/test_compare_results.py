@@ -9,7 +9,6 @@ from eval import aggatt, difull, idsds, incremental
 from eval.compare import compare
 from faithfulness.core import InputError
 from tests.reference.own_code import SIDE, Pictures, bright
-from tests.reference.undrawn import undrawn
 
 COMMON = {"input_size": SIDE, "accelerator": "cpu", "limit": 18, "attributions": ["ixg", "grad", "gradcam"]}
 
@@ -43,10 +42,9 @@ def test_results_of_commands_are_compared(tmp_path):
 
 def test_grids_of_commands_are_compared(tmp_path):
     data, common = Pictures(), {**COMMON, "grids": 4, "confidence": 0.0, "scale": [2]}
-    with undrawn():
-        difull.evaluate(bright(), data, out=tmp_path / "a", **common)
-        difull.evaluate(dimmed(), data, out=tmp_path / "b", compositions=[str(tmp_path / "a")], **common)
-        aggatt.evaluate(bright(), data, out=tmp_path / "c", compositions=[str(tmp_path / "a")], **common)
+    difull.evaluate(bright(), data, out=tmp_path / "a", **common)
+    difull.evaluate(dimmed(), data, out=tmp_path / "b", compositions=[str(tmp_path / "a")], **common)
+    aggatt.evaluate(bright(), data, out=tmp_path / "c", compositions=[str(tmp_path / "a")], **common)
     found = compare([tmp_path / "a", tmp_path / "b", tmp_path / "c"])
     assert set(found.table["metric"]) == {"localization", "impossible_attribution"}
     assert (found.table["n"] == 4).all()

@@ -13,7 +13,6 @@ from faithfulness.attribution import list_attributions
 from faithfulness.core.precision import use_precision
 from tests.reference import every_command
 from tests.reference.tiny_models import FAMILIES, tiny_batch, tiny_model
-from tests.reference.undrawn import undrawn
 from tests.unit.test_attribution_registry import CANCELLING, explainer
 from training import patch_finetune, segmentation_finetune
 
@@ -54,10 +53,9 @@ def folder(tmp_path_factory):
     """Every command's results by both devices."""
     folder = tmp_path_factory.mktemp("devices")
     every_command.prepare(folder)
-    with undrawn():
-        for device in ("cpu", "cuda"):
-            more = ("--accelerator", device, "--devices", "1", "--quiet")
-            assert every_command.main(folder, device, "64-true", "4", *more) == 0
+    for device in ("cpu", "cuda"):
+        more = ("--accelerator", device, "--devices", "1", "--quiet")
+        assert every_command.main(folder, device, "64-true", "4", *more) == 0
     return folder
 
 
@@ -85,8 +83,7 @@ def test_fewer_bits_leave_drops_as_they_are(folder, tmp_path, precision):
     words = ["--model", str(folder / "resnet"), "--limit", "8", "--attributions", "occlusion", "gradcam", "--quiet"]
     means = []
     for asked in ("32-true", precision):
-        with undrawn():
-            assert idsds.main([*words, "--precision", asked, "--out", str(tmp_path / asked)]) == 0
+        assert idsds.main([*words, "--precision", asked, "--out", str(tmp_path / asked)]) == 0
         summary = json.loads((tmp_path / asked / "summary.json").read_text())
         assert summary["settings"]["n_constant_drops"] == 0
         means.append({score["attribution"]: score["mean"] for score in summary["scores"]})

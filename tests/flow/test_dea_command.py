@@ -24,6 +24,8 @@ from faithfulness.data.segmentation import SegmentedDigits
 from tests.reference.segmentation_folders import make_sbd, make_voc
 from tests.reference.tiny_models import tiny_segmenter
 
+DRAWN = True
+
 METHODS = ["gpa", "ega", "dea", "random"]
 # In double precision, so that no pixel's rank hangs on rounding.
 SMALL = ["--limit", "5", "--batch-size", "2", "--precision", "64-true", "--min-iou", "0", "--min-area", "0"]

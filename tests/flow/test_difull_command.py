@@ -17,6 +17,8 @@ from tests.reference.checkpoints import save_other_sized, save_resnet
 from tests.reference.grid_runs import GRIDS, run, save_compositions, summary_of
 from tests.reference.networks import small_resnet
 
+DRAWN = True
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

@@ -6,14 +6,12 @@ import pytest
 
 from benchmarks.findings.__main__ import main
 from benchmarks.findings.claims import FINDINGS
-from tests.reference.short_runs import undrawn
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("findings")
-    with undrawn():
-        main(out=folder, quick=True)
+    main(out=folder, quick=True)
     return folder
 
 

@@ -28,6 +28,8 @@ from tests.reference.flags import COMMANDS, EVALUATIONS, HEARD, REFUSED, SHARES,
 from tests.reference.networks import small_resnet
 from tests.reference.tiny_models import tiny_segmenter
 
+DRAWN = True
+
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):

@@ -8,9 +8,7 @@ import pytest
 
 from checkpoints import load_model
 from eval import idsds
-from eval.frame.session import Session
 from tests.reference.parquet_folders import make_hfds, painted, write_rows
-from tests.reference.undrawn import write_words
 from training import patch_finetune
 
 SCORE = ["--model", "timm:test_resnet", "--input-size", "32", "--protocol", "single", "--grid", "2", "2"]
@@ -21,7 +19,6 @@ TRAIN = ["--model", "test_convnext", "--batch-size", "4", "--epochs", "1", "--ac
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Session, "draw", write_words)
 
 
 def score(*words, out="run"):

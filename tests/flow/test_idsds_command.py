@@ -21,6 +21,8 @@ from faithfulness.data import Samples, normalize, open_data
 from tests.reference.checkpoints import save_resnet
 from tests.reference.plain_idsds import plain_cell_sums, plain_drops, plain_scores
 
+DRAWN = True
+
 FAST = ["random", "edge", "ixg", "gradcam", "occlusion(kernel=16, stride=16)"]
 
 

@@ -6,10 +6,8 @@ import os
 import pytest
 
 from eval import idsds, merge
-from eval.frame.session import Session
 from tests.reference.checkpoints import save_resnet
 from tests.reference.results import content
-from tests.reference.undrawn import write_words
 
 WORDS = ["--limit", "4", "--batch-size", "2", "--quiet"]
 
@@ -22,7 +20,6 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def run(checkpoint, tmp_path, monkeypatch, capsys):
     """Run into `tmp_path/NAME`: status, and what was said on stderr."""
-    monkeypatch.setattr(Session, "draw", write_words)
 
     def call(*words, name="run", methods=("ixg",)):
         where = ["--model", str(checkpoint), "--out", str(tmp_path / name), "--attributions", *map(str, methods)]

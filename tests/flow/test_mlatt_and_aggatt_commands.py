@@ -11,6 +11,8 @@ from difull import Compositions
 from tests.reference.checkpoints import save_resnet
 from tests.reference.grid_runs import GRIDS, run, save_compositions, summary_of
 
+DRAWN = True
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+DRAWN = True
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("faithfulness", "idsds", "difull", "dea", "checkpoints", "training", "eval")
 AGREEMENT = '''"""Agreement with mine."""

@@ -6,11 +6,9 @@ import pytest
 from difull import make_compositions
 from eval import leakage
 from eval.frame.batches import Items, SampleBatches
-from eval.frame.session import Session
 from faithfulness.data import open_data
 from tests.reference.every_command import COMMANDS, prepare
 from tests.reference.results import content
-from tests.reference.undrawn import write_words
 
 LEAKAGE = ["--setting", "gridpg", "--tries", "4", "--grids", "1"]
 ALL = COMMANDS | {"leakage": (leakage, LEAKAGE)}
@@ -23,11 +21,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(Session, "draw", write_words)
-
-
 def run(folder, name, out, *more):
     command, arguments = ALL[name]
     words = ["--model", str(folder / ("segmenter" if name == "dea" else "resnet")), "--out", str(out), *arguments]
@@ -38,7 +31,7 @@ def run(folder, name, out, *more):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_stopped_command_goes_on_and_a_repeated_one_rests(folder, tmp_path, monkeypatch, no_pictures, name):
+def test_a_stopped_command_goes_on_and_a_repeated_one_rests(folder, tmp_path, monkeypatch, name):
     status = run(folder, name, tmp_path / "whole")
     whole, read = content(tmp_path / "whole"), []
     kinds = {kind: kind.load for kind in (SampleBatches, Items)}
@@ -70,7 +63,7 @@ def test_a_stopped_command_goes_on_and_a_repeated_one_rests(folder, tmp_path, mo
     assert content(tmp_path / "run") == whole
 
 
-def test_another_choice_of_grids_is_other_work(folder, tmp_path, no_pictures, capsys):
+def test_another_choice_of_grids_is_other_work(folder, tmp_path, capsys):
     """The compositions are read from files: their content counts, not their name."""
     assert run(folder, "difull", tmp_path / "run") == 0
     file = folder / "compositions" / "corners.parquet"
@@ -86,7 +79,7 @@ def test_another_choice_of_grids_is_other_work(folder, tmp_path, no_pictures, ca
         file.write_bytes(before)
 
 
-def test_a_finished_run_is_drawn_anew_in_another_format(folder, tmp_path, monkeypatch, no_pictures):
+def test_a_finished_run_is_drawn_anew_in_another_format(folder, tmp_path, monkeypatch):
     assert run(folder, "idsds", tmp_path / "run") == 0
     before = {path.stem for path in (tmp_path / "run" / "plots").iterdir()}
     monkeypatch.setattr(

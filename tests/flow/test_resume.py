@@ -20,13 +20,6 @@ from faithfulness.core.locks import locked
 from tests.reference.checkpoints import save_resnet
 from tests.reference.results import content
 from tests.reference.short_runs import FAST, RUN, runs_below, whole_result
-from tests.reference.undrawn import undrawn
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    with undrawn():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,9 @@ import pytest
 from PIL import Image
 
 from eval import idsds, merge
-from eval.frame.session import Session
 from faithfulness.attribution.base import ATTRIBUTIONS
 from faithfulness.core.plugin_files import _load_file
 from tests.reference.results import content
-from tests.reference.undrawn import write_words
 
 RUN = ["--protocol", "single", "--grid", "2", "2", "--batch-size", "2", "--accelerator", "cpu", "--quiet"]
 NETWORK = """
@@ -64,7 +62,6 @@ def here(tmp_path, monkeypatch):
     """A folder with a network, its helper and data in files, which every run reads anew, as a new process would."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(Session, "draw", write_words)
     (tmp_path / "net.py").write_text(NETWORK.replace("SCALE", "1.0"))
     (tmp_path / "strength.py").write_text("FACTOR = 1.0\n")
     (tmp_path / "pictures.py").write_text(PICTURES)

@@ -8,13 +8,6 @@ from eval import merge
 from tests.reference.checkpoints import save_resnet
 from tests.reference.results import content
 from tests.reference.short_runs import runs_below, whole_result
-from tests.reference.undrawn import undrawn
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    with undrawn():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,7 @@ def pictures(tmp_path_factory):
     return root
 
 
+@pytest.mark.usefixtures("alone")
 def test_resuming_compares_data_and_weights_but_not_the_machine(tmp_path, pictures, capsys):
     start, out = tmp_path / "start", tmp_path / "run"
     folder = [*SMALL, "--data", f"imagefolder:{pictures}", "--input-size", 32]

@@ -115,7 +115,7 @@ HEARD = {
     | {
         "input_size": (["--input-size", "64"], setting("input_size", [64, 64])),
         "model": (["--model", "SEGMENTER"], lambda run: run.summary["model"]["sha256"]),
-        "limit": (["--limit", "4"], lambda run: run.summary["data"]["n_images"] == 4),
+        "limit": (["--limit", "2"], lambda run: run.summary["data"]["n_images"] == 2),
         "fractions": (["--fractions", "0.2", "0.4"], setting("fractions", [0.2, 0.4])),
         "fill": (["--fill", "zeros"], setting("fill", "zeros")),
         "region": (["--region", "annotated"], setting("region", "annotated")),

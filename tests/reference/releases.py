@@ -8,7 +8,6 @@ from PIL import Image
 
 from checkpoints.release_files import write_sums
 from eval import idsds, incremental
-from tests.reference.undrawn import undrawn
 from training.patch_finetune import main as train
 
 QUICK = ["--limit", "8", "--quiet", "--attributions", "ixg", "gradcam"]
@@ -35,10 +34,9 @@ def lay_runs(root):
     assert train(["--out", str(root / "tuned"), "--model", str(root / "base"), *common]) == 0
     model = ["--model", str(root / "tuned"), "--data", data, *QUICK]
     baseline = ["--baseline", str(root / "base")]
-    with undrawn():
-        assert idsds.main([*model, *baseline, "--out", str(root / "scored")]) == 0
-        assert idsds.main([*model, "--fill", "mean", "--allow-out-of-domain", "--out", str(root / "filled")]) == 0
-        assert incremental.main([*model, "--steps", "4", "--out", str(root / "curves")]) == 0
+    assert idsds.main([*model, *baseline, "--out", str(root / "scored")]) == 0
+    assert idsds.main([*model, "--fill", "mean", "--allow-out-of-domain", "--out", str(root / "filled")]) == 0
+    assert incremental.main([*model, "--steps", "4", "--out", str(root / "curves")]) == 0
     return root
 
 
