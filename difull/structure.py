@@ -115,16 +115,22 @@ def logits_by_split(setting: GridSetting, layer: str, cell: int, images: Tensor)
     return split.rest(split.stem(images))
 
 
+_OWN = {name: vars(DiFull)[name] for name in ("split", "_stem", "_rest", "_run")}
+
+
 def _has_one_stem(setting: GridSetting) -> bool:
-    """Whether the stem of a split is known to be the same for all cells: it is DiFull's own, which takes no cell."""
-    own = ("split", "_stem", "_run")
-    return not any(name in vars(setting) or getattr(type(setting), name) is not getattr(DiFull, name) for name in own)
+    """Whether a split's stem is known to be the same for all cells: it is DiFull's own, which takes no cell."""
+    own = type(setting) is DiFull and not _OWN.keys() & vars(setting).keys()
+    return own and all(vars(DiFull)[name] is function for name, function in _OWN.items())
 
 
 def _heads_by_split(setting: GridSetting, layer: str, images: Tensor) -> Tensor:
-    """All heads' logits through the cut at a layer, (B, cells, classes), by one run of the stem."""
+    """All heads' logits through the cut at a layer, (B, cells, classes), by one run of the stem.
+
+    Each head has a copy of the activations: what one does to its own, another doesn't see.
+    """
     activations = setting.split(layer, 0).stem(images)
-    return torch.stack([setting.split(layer, cell).rest(activations) for cell in range(setting.cells)], dim=1)
+    return torch.stack([setting.split(layer, cell).rest(activations.clone()) for cell in range(setting.cells)], dim=1)
 
 
 def _trace(

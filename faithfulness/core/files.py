@@ -214,10 +214,11 @@ def is_leftover(path: str) -> bool:
 
 
 def listed_files(record: Path) -> list[str]:
-    """The files that a record says are its folder's own, but for names that lead out of the folder."""
+    """The files that a record says are its folder's own, but for names that lead out of it, by a link too."""
     names = _read_json(record).get("files")
     kept = [name for name in names if isinstance(name, str) and name.isprintable()] if isinstance(names, list) else []
-    return [name for name in kept if not Path(name).is_absolute() and ".." not in Path(name).parts]
+    inside = [name for name in kept if not Path(name).is_absolute() and ".." not in Path(name).parts]
+    return [name for name in inside if not any((record.parent / each).is_symlink() for each in Path(name).parents)]
 
 
 def files_in(folder: Path) -> list[str]:

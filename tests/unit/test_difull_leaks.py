@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -183,6 +184,39 @@ def test_memory_reached_through_a_view_is_followed():
     structure = trace_structure(Aliases(plain_cnn(), 2), grids())
     assert structure.holds is False
     assert "in forward, the head of cell 0 is computed from cells 1, 2, 3" in structure.found
+
+
+class WritesIntoActivations(DiFull):
+    """The head of cell 1 reads all cells; that of cell 0 makes what they share a constant first."""
+
+    def _rest(self, inner, view, cell, activations):
+        if inner.layer != "input" and cell == 0:
+            activations.zero_()
+        if inner.layer != "input" and cell == 1:
+            return self._run(inner.rest, activations)
+        return super()._rest(inner, view, cell, activations)
+
+
+def another_split(setting, layer="input", cell=0):
+    """As DiFull's, but that the head of cell 1 sees its neighbor at a layer inside."""
+    return OWN_SPLIT(setting, layer, 2 if (layer, cell) == ("middle", 1) else cell)
+
+
+OWN_SPLIT = DiFull.split
+
+
+@pytest.mark.parametrize("where", ["subclass", "class", "instance"])
+def test_a_split_that_is_not_its_own_is_traced_cell_by_cell(monkeypatch, where):
+    setting = DiFull(plain_cnn(), 2)
+    if where == "subclass":
+        setting = WritesIntoActivations(plain_cnn(), 2)
+    elif where == "class":
+        monkeypatch.setattr(DiFull, "split", another_split)
+    else:
+        setting.split = partial(another_split, setting)
+    structure = trace_structure(setting, grids())
+    assert structure.holds is False
+    assert any("split at middle, the head of cell 1 is computed from" in found for found in structure.found)
 
 
 def test_neither_trace_nor_tests_leave_anything_behind():
