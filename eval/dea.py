@@ -244,7 +244,7 @@ class SegmentationEvidence:
         kept = part.counts["kept"]
         sections = {
             "comparisons": segmentation.comparisons(table, self.methods, options.seed),
-            "cautions": caution_count(kept, "pairs") + caution_iou(mean_iou),
+            "cautions": caution_count(table["index"].nunique()) + caution_iou(mean_iou),
         }
         if options.sweep:
             from eval.frame.sweep import sweep_rows

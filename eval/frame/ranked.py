@@ -196,6 +196,8 @@ def report_ranking(summary: dict[str, Any], what: str, notes: Sequence[str] = ()
         )
     header = ("attribution", "layer", "mean", "95% interval", "defined", "n", "undefined", "ms/image", "passes", "")
     left_out = [f"{data['n_corrupt']} corrupt images skipped"] if data.get("n_corrupt") else []
+    if summary["scores"][0]["n"] < FEW:
+        left_out.append(f"fewer than {FEW} images: no method is marked as not above {CONTROL}, whether or not it is")
     return "\n".join(
         [
             f"\n{summary['scores'][0]['metric']} of {summary['model']['name']} on {data['name']} ({data['split']}), "
