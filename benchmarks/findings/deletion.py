@@ -121,9 +121,7 @@ def deletion_quantities(tables: dict[str, pd.DataFrame], accuracy: dict[str, flo
     return found | architecture_quantities(tables, learned) | stability_quantities(tables)
 
 
-def tradeoff_quantities(
-    tables: dict[str, pd.DataFrame], accuracy: dict[str, float], least: float
-) -> Quantities:
+def tradeoff_quantities(tables: dict[str, pd.DataFrame], accuracy: dict[str, float], least: float) -> Quantities:
     """Accuracy with the mean over the published methods that all compared networks carry, if there are enough.
 
     Networks below the `least` accuracy are left out.

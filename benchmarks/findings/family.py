@@ -80,8 +80,10 @@ class Scale:
         models: which of the family. epochs: a factor on each member's.
         train_images, val_images: scenes of training; each of the latter is seen whole and without each cell after
             every epoch.
-        images: scored by IDSDS. grids: per setting at most, each image in one. pairs_of: images whose regions DEA explains.
-        confidence: least one of images in grids; as published but for `quick`. steps: of integrated gradients. masks: of RISE.
+        images: scored by IDSDS. grids: per setting at most, each image in one. pairs_of: images whose regions DEA
+            explains.
+        confidence: least one of images in grids; as published but for `quick`. steps: of integrated gradients.
+        masks: of RISE.
         methods_everywhere: whether every network is scored with every method that it can carry, or the base only.
     """
 

@@ -54,7 +54,8 @@ def choose_grids(checkpoint: Path, scale: Scale, steps: Steps, folder: Path, key
     """
     from benchmarks.findings.inputs import inputs_of
     from checkpoints import load_model
-    from difull import KINDS, choose_confident, count_possible, make_compositions
+    from difull import choose_confident, make_compositions
+    from difull.compositions import KINDS, count_possible
 
     def make() -> None:
         model = load_model(checkpoint).model.eval()
