@@ -132,7 +132,7 @@ def verdicts_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def deciding(judged: list[Judged]) -> Judged:
-    """The claim of those that decide which a table shows: one that refutes, else one that is open, else the tightest."""
+    """The claim that a table shows: of those that decide one that refutes, else an open one, else the tightest."""
 
     def margin(each: Judged) -> tuple[int, float]:
         order = (DOES_NOT, UNDECIDED, HOLDS, NOT_RUN).index(each.verdict)
