@@ -101,7 +101,7 @@ class Scale:
 
 
 SCALES = {
-    "quick": Scale((BASE, NO_BIAS), 0.01, 1024, 16, images=16, grids=4, pairs_of=2, confidence=0.0, steps=4, masks=8),
+    "quick": Scale((BASE, NO_BIAS), 0.01, 1024, 16, images=8, grids=3, pairs_of=2, confidence=0.0, steps=4, masks=8),
     "hour": Scale(),
     "night": Scale(
         epochs=2.0, val_images=512, images=512, grids=100, pairs_of=200, steps=50, masks=1000, methods_everywhere=True

@@ -72,6 +72,6 @@ def test_grids_share_no_image_and_every_step_names_its_commit(finished):
 
 def test_another_size_in_the_same_folder_is_refused(finished):
     before = read(finished)
-    with pytest.raises(InputError, match=r"has idsds/resnet10 with limit 16, asked 15; pass another --out"):
+    with pytest.raises(InputError, match=r"has idsds/resnet10 with limit 8, asked 15; pass another --out"):
         main(out=finished, quick=True, images=15)
     assert read(finished) == before
