@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def test_values_that_do_not_spread_give_no_warning():
 def test_networks_are_the_unit_of_what_is_said_of_many():
     values = [-0.1, -0.3, -0.2, 0.05, -0.15]
     found = mean_over_networks(dict(zip("abcde", values, strict=True)))
-    test = stats.ttest_1samp(values, 0)
+    test: Any = stats.ttest_1samp(values, 0)
     assert found["p"] == pytest.approx(test.pvalue)
     assert found["ci95"] == pytest.approx(list(test.confidence_interval()))
     assert (found["n"], found["unit"], found["models"]) == (5, "networks", list("abcde"))
