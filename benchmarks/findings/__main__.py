@@ -12,7 +12,9 @@ counts as "holds" stands in benchmarks/findings/claims.py, and was fixed before 
 from __future__ import annotations
 
 import json
+import re
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -25,12 +27,11 @@ HOME = Path(__file__).resolve().parents[1]
 
 
 def main(
-    out: Path = Path("runs/findings"),
+    out: Path | None = None,
     scale: Literal["quick", "hour", "night"] = "hour",
     quick: bool = False,
     images: int | None = None,
     grids: int | None = None,
-    confidence: float | None = None,
     minutes: float = 1e6,
     record: Path | None = None,
     publish: bool = False,
@@ -38,26 +39,27 @@ def main(
     """Train the family, score it by all protocols, and say of each finding whether it holds.
 
     Args:
-        out: folder for checkpoints, results and findings.json; the same command goes on with what is there.
+        out: folder for checkpoints, results and findings.json, runs/findings/SCALE by default; the same command goes
+            on with what is there, one of another size is refused.
         scale: how large the study is.
         quick: the same as --scale quick.
         images: scored by IDSDS, if not the scale's own.
         grids: per setting, if not the scale's own.
-        confidence: least confidence of the images in grids, if not the scale's own.
         minutes: after which no further step is begun; what wasn't run has no verdict.
         record: judge this findings.json instead of running anything.
-        publish: write the record to benchmarks/results and its tables into benchmarks/README.md.
+        publish: write the record to benchmarks/results and its tables into benchmarks/README.md; refused unless all
+            of it was made by commits.
     """
     from benchmarks.findings.tables import replaced, section, terminal_table
 
-    made = judged_again(record) if record else run(out, "quick" if quick else scale, images, grids, confidence, minutes)
+    size = "quick" if quick else scale
+    made = judged_again(record) if record else run(out or Path("runs/findings") / size, size, images, grids, minutes)
     print(terminal_table(made))
     if publish:
+        check_committed(made)
         write_json(HOME / "results" / "findings.json", made)
         readme = HOME / "README.md"
         readme.write_text(replaced(readme.read_text(encoding="utf-8"), section(made)), encoding="utf-8")
-    if not record:
-        print(f"record: {out}/findings.json")
 
 
 def judged_again(file: Path) -> dict:
@@ -66,12 +68,20 @@ def judged_again(file: Path) -> dict:
 
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return {**found, "verdicts": verdicts_of(found)}
+        return {**found, "commits": list(found["commits"]), "verdicts": verdicts_of(found)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"--record {file} is no findings.json of this command") from error
 
 
-def run(out: Path, scale: str, images: int | None, grids: int | None, confidence: float | None, minutes: float) -> dict:
+def check_committed(record: dict) -> None:
+    """InputError unless all of a record was made by commits, with no file changed."""
+    commits = {record["environment"]["commit"], *record["commits"], *chain(*record["steps"].values())}
+    wrong = sorted(commit for commit in commits if not re.fullmatch("[0-9a-f]{40}", commit))
+    if wrong:
+        raise InputError(f"--publish needs a record that was made by commits alone, got {', '.join(wrong)}")
+
+
+def run(out: Path, scale: str, images: int | None, grids: int | None, minutes: float) -> dict:
     """The study's record."""
     from dataclasses import replace
 
@@ -82,10 +92,10 @@ def run(out: Path, scale: str, images: int | None, grids: int | None, confidence
     for name, count in (("--images", images), ("--grids", grids)):
         if count is not None:
             check_count(name, count)
-    if confidence is not None and not 0 <= confidence <= 1:
-        raise InputError(f"--confidence must lie in [0, 1], got {confidence}")
+    if not minutes > 0:
+        raise InputError(f"--minutes must be more than 0, got {minutes:g}")
     size = SCALES[scale]
-    given = {"images": images, "grids": grids, "confidence": confidence}
+    given = {"images": images, "grids": grids}
     size = replace(size, **{name: value for name, value in given.items() if value is not None})
     return Study(scale, size, out, minutes * 60).run()
 

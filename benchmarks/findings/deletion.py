@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from benchmarks.findings.family import (
     BASE,
     BCOS,
     DEEPER,
+    FEWEST_NETWORKS,
     FEWEST_SEEDS,
     FILLS,
     NO_BATCHNORM,
@@ -22,7 +24,17 @@ from benchmarks.findings.family import (
     WIDER,
     Scale,
 )
-from benchmarks.findings.quantities import Floats, Quantities, by_seeds, largest, over_networks, paired, quantity
+from benchmarks.findings.quantities import (
+    Floats,
+    Quantities,
+    by_seeds,
+    largest,
+    mean_over_networks,
+    over_networks,
+    quantity,
+    spread,
+)
+from benchmarks.findings.steps import Steps, weights_of
 from faithfulness.core.comparison import agreement, resampled_means
 
 if TYPE_CHECKING:
@@ -65,21 +77,22 @@ def methods_for(name: str, scale: Scale, model: Any) -> dict[str, str]:
     return found
 
 
-def score(name: str, checkpoint: Path, scale: Scale, out: Path) -> Result:
-    """The network's IDSDS; of an earlier call where there is one."""
+def score(name: str, checkpoint: Path, scale: Scale, steps: Steps) -> Result:
+    """The network's IDSDS; of an earlier call where there is one. InputError where it was scored otherwise."""
     from checkpoints import load_model
     from eval import load_results
     from eval.idsds import evaluate
 
-    folder = out / "idsds" / name
-    if (folder / "summary.json").is_file():
-        return load_results(folder)
+    key = f"idsds/{name}"
+    folder = steps.out / key
     labels = list(methods_for(name, scale, load_model(checkpoint).model.eval()).values())
-    result = evaluate(
-        str(checkpoint), attributions=labels, limit=scale.images, batch_size=32, out=folder, accelerator="cpu"
-    )
-    assert result is not None  # one process
-    return result
+    flags: dict[str, Any] = {"attributions": labels, "limit": scale.images}
+
+    def make() -> None:
+        evaluate(str(checkpoint), **flags, batch_size=32, out=folder, accelerator="cpu")
+
+    steps.once(key, flags | {"model": weights_of(checkpoint)}, folder / "summary.json", make)
+    return load_results(folder)
 
 
 def table_of(result: Result, scale: Scale) -> pd.DataFrame:
@@ -102,11 +115,24 @@ def deletion_quantities(tables: dict[str, pd.DataFrame], accuracy: dict[str, flo
     for a, b in (("ixg-sg", "ixg"), ("ig-sg", "ig"), ("ixg|abs", "ixg"), ("ig|abs", "ig")):
         names = [name for name in learned if name in tables and {a, b} <= set(tables[name])]
         if names:
-            left, right = (np.concatenate([tables[name][method].to_numpy() for name in names]) for method in (a, b))
-            images = np.concatenate([tables[name].index.to_numpy() for name in names])
             each = {name: float((tables[name][a] - tables[name][b]).mean()) for name in names}
-            found[f"idsds: {a} - {b}"] = paired(left, right, images, IMAGES, names) | {"by_network": each}
-    return found | architecture_quantities(tables, accuracy, learned) | stability_quantities(tables)
+            found[f"idsds: {a} - {b}"] = mean_over_networks(each)
+    found |= tradeoff_quantities(tables, accuracy, least)
+    return found | architecture_quantities(tables, learned) | stability_quantities(tables)
+
+
+def tradeoff_quantities(tables: dict[str, pd.DataFrame], accuracy: dict[str, float], least: float) -> Quantities:
+    """Accuracy with the mean over the published methods that all compared networks carry, if there are enough.
+
+    Networks below the `least` accuracy are left out.
+    """
+    names = [name for name in ARCHITECTURES if name in tables and accuracy.get(name, 0) >= least]
+    if len(names) < FEWEST_NETWORKS:
+        return {}
+    methods = [method for method in PUBLISHED if all(method in tables[name] for name in names)]
+    scores = np.array([overall(tables[name], methods) for name in names])
+    accuracies = np.array([accuracy[name] for name in names])
+    return {"idsds: accuracy and score": over_networks(accuracies, scores, names) | {"methods": methods}}
 
 
 def seeds_of(tables: dict[str, pd.DataFrame]) -> list[str]:
@@ -114,14 +140,12 @@ def seeds_of(tables: dict[str, pd.DataFrame]) -> list[str]:
     return [name for name in SEEDS if name in tables]
 
 
-def overall(table: pd.DataFrame) -> float:
-    """A network's score: the mean over the published methods that it carries."""
-    return float(table[[method for method in PUBLISHED if method in table]].to_numpy().mean())
+def overall(table: pd.DataFrame, methods: Sequence[str] = PUBLISHED) -> float:
+    """A network's score: the mean over such methods as it carries."""
+    return float(table[[method for method in methods if method in table]].to_numpy().mean())
 
 
-def architecture_quantities(
-    tables: dict[str, pd.DataFrame], accuracy: dict[str, float], learned: list[str]
-) -> Quantities:
+def architecture_quantities(tables: dict[str, pd.DataFrame], learned: list[str]) -> Quantities:
     """What compares networks: by the spread over the seeds of the base."""
     found: Quantities = {}
     scores = {name: overall(table) for name, table in tables.items()}
@@ -138,11 +162,6 @@ def architecture_quantities(
             difference = scores[NO_BIAS] - scores[NO_BATCHNORM]
             found[f"idsds: {NO_BIAS} - {NO_BATCHNORM}"] = by_seeds(difference, seeds, 2.0, models)
         found |= intrinsic_quantities(tables, learned)
-    names = [name for name in ARCHITECTURES if name in tables and name in (*learned, *OWN)]
-    if len(names) > 3:
-        best = [float(tables[n][OWN[n]].mean()) if n in OWN else scores[n] for n in names]
-        accuracies = np.array([accuracy[name] for name in names])
-        found["idsds: accuracy and score"] = over_networks(accuracies, np.array(best), names)
     return found
 
 
@@ -174,12 +193,10 @@ def stability_quantities(tables: dict[str, pd.DataFrame]) -> Quantities:
     if len(seeds) >= FEWEST_SEEDS:
         orders = [order(tables[a], tables[b], [a, b]) for a, b in combinations(seeds, 2)]
         found["idsds: order, seeds"] = min(orders, key=lambda each: each["effect"])
-        differences = [
-            method_difference(tables[a], tables[b], method, [a, b])
-            for a, b in combinations(seeds, 2)
-            for method in EVERYWHERE
-        ]
-        found["idsds: largest difference, seeds"] = max(differences, key=lambda each: abs(each["effect"]))
+        found["idsds: spread, seeds"] = spread_of(tables, seeds, "seeds of the base")
+    fills = [name for name in (BASE, *FILLS) if name in tables]
+    if len(fills) == 1 + len(FILLS):
+        found["idsds: spread, fills"] = spread_of(tables, fills, "fills")
     for name in FILLS:
         if name in tables and BASE in tables:
             fill = name.rpartition("-")[2]
@@ -187,11 +204,10 @@ def stability_quantities(tables: dict[str, pd.DataFrame]) -> Quantities:
     return found
 
 
-def method_difference(a: pd.DataFrame, b: pd.DataFrame, method: str, models: list[str]) -> dict[str, Any]:
-    """A method's mean on one network minus that on another, over the images that both have."""
-    shared = a.index.intersection(b.index)
-    values = (table.loc[shared, method].to_numpy() for table in (a, b))
-    return paired(next(values), next(values), shared.to_numpy(), IMAGES, models) | {"p": None, "of": method}
+def spread_of(tables: dict[str, pd.DataFrame], names: list[str], unit: str) -> dict[str, Any]:
+    """How far the methods' means spread over networks: of every method, and the largest."""
+    methods = [method for method in EVERYWHERE if all(method in tables[name] for name in names)]
+    return spread({m: np.array([tables[name][m].mean() for name in names]) for m in methods}, unit, names)
 
 
 def order(a: pd.DataFrame, b: pd.DataFrame, models: list[str]) -> dict[str, Any]:
@@ -208,20 +224,16 @@ def identity_quantities(checkpoints: dict[str, Path], scale: Scale) -> Quantitie
     """How far integrated gradients are from input × gradient, per network, in float64."""
     import torch
 
-    from checkpoints import CLASSIFICATION, load_model
+    from benchmarks.findings.inputs import inputs_of
+    from checkpoints import load_model
     from faithfulness.attribution import create_attribution
-    from faithfulness.data.loading import normalize
 
     found: Quantities = {}
-    data = CLASSIFICATION.open_data("digits", "val", count=32)
     for name in (NO_BIAS, BASE):
         if name not in checkpoints:
             continue
         model = load_model(checkpoints[name]).model.double().eval()
-        samples = CLASSIFICATION.samples(data.at_size(model.input_size[0]), model.data_config, training=False)
-        batch = [samples[0, index] for index in range(len(data))]
-        images = normalize(torch.stack([sample["image"] for sample in batch]), model.data_config, torch.float64)
-        targets = torch.tensor([int(sample["label"]) for sample in batch])
+        images, targets = inputs_of(model, torch.float64, count=32)
         maps = [create_attribution(m, model)(images, targets) for m in ("ixg", spec("ig", scale))]
         gaps = (maps[1] - maps[0]).flatten(1).abs().amax(1) / maps[0].flatten(1).abs().amax(1)
         values: Floats = gaps.numpy()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.findings.steps import Steps, weights_of
 from training.recipe import EMBEDDED
 
 BASE = "resnet10"
@@ -14,6 +16,8 @@ BASE = "resnet10"
 SEEDS = (BASE, *(f"{BASE}-seed{seed}" for seed in range(1, 6)))
 """Trainings of the base; three of them at scale `hour`."""
 FEWEST_SEEDS = 3
+FEWEST_NETWORKS = 5
+"""Fewer say nothing of networks at large."""
 FILLS = ("resnet10-mean", "resnet10-random")
 """The base fine-tuned with other fills than zeros."""
 DEEPER = ("resnet18", "resnet34")
@@ -23,6 +27,8 @@ BAGNET, BCOS, VGG, VIT = "bagnet17", "bcos-resnet10", "vgg8", "vit"
 ARCHITECTURES = (BASE, *DEEPER, WIDER, NO_BATCHNORM, NO_BIAS, VGG, VIT, BCOS, BAGNET)
 GRIDS = (BASE, VGG, NO_BATCHNORM, VIT)
 """Scored on grids too."""
+UNPUBLISHED = (VIT,)
+"""Of which the paper on grids has no like: reported, but nothing is decided by them."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,10 @@ class Scale:
         models: which of the family. epochs: a factor on each member's.
         train_images, val_images: scenes of training; each of the latter is seen whole and without each cell after
             every epoch.
-        images: scored by IDSDS. grids: per setting. pairs_of: images whose regions DEA explains.
-        confidence: least one of images in grids. steps: of integrated gradients. masks: of RISE.
+        images: scored by IDSDS. grids: per setting at most, each image in one. pairs_of: images whose regions DEA
+            explains.
+        confidence: least one of images in grids; as published but for `quick`. steps: of integrated gradients.
+        masks: of RISE.
         methods_everywhere: whether every network is scored with every method that it can carry, or the base only.
     """
 
@@ -93,7 +101,7 @@ class Scale:
 
 
 SCALES = {
-    "quick": Scale((BASE, NO_BIAS), 0.01, 1024, 16, images=16, grids=4, pairs_of=2, confidence=0.0, steps=4, masks=8),
+    "quick": Scale((BASE, NO_BIAS), 0.01, 1024, 16, images=8, grids=3, pairs_of=2, confidence=0.0, steps=4, masks=8),
     "hour": Scale(),
     "night": Scale(
         epochs=2.0, val_images=512, images=512, grids=100, pairs_of=200, steps=50, masks=1000, methods_everywhere=True
@@ -101,30 +109,31 @@ SCALES = {
 }
 
 
-def train(name: str, scale: Scale, out: Path, say: Callable[[str], None]) -> tuple[Path, Path]:
+def train(name: str, scale: Scale, steps: Steps, say: Callable[[str], None]) -> tuple[Path, Path]:
     """Both stages of a member, as published: whole images, then deletion. Goes on where an earlier call was stopped.
 
-    Returns the folders of the two checkpoints below `out`.
+    Returns the folders of the two checkpoints. Raises InputError for a checkpoint that was trained otherwise.
     """
     from training.patch_finetune import finetune
 
     member = FAMILY[name]
     epochs = [max(1, round(count * scale.epochs)) for count in member.epochs]
-    folders = [out / "whole" / (member.parent or name), out / "deleted" / name]
+    keys = [f"whole/{member.parent or name}", f"deleted/{name}"]
+    folders = [steps.out / key for key in keys]
     common: dict[str, Any] = {"train_images": scale.train_images, "val_images": scale.val_images, "seed": member.seed}
-    common |= {"accelerator": "cpu", "devices": 1, "quiet": True, "resume": True}
+    how: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "quiet": True, "resume": True}
     stages = [
         {"model": member.model, "model_args": member.arguments, "lr": member.lr, "deletion_probability": 0.0},
         {"model": str(folders[0]), "lr": member.lr / 2, "fill": member.fill},
     ]
-    for folder, stage, count, what in zip(folders, stages, epochs, ("whole images", "deletion"), strict=True):
-        if (folder / DONE).is_file():
-            continue
-        say(f"{name}: {count} epochs on {what}")
-        finetune(out=folder, epochs=count, **stage, **common)
-        (folder / DONE).touch()
+
+    def make(folder: Path, flags: dict[str, Any], what: str) -> None:
+        say(f"{name}: {flags['epochs']} epochs on {what}")
+        finetune(out=folder, **flags, **how)
+
+    for place, what in enumerate(("whole images", "deletion")):
+        flags = stages[place] | common | {"epochs": epochs[place]}
+        given = flags | ({"model": weights_of(folders[0])} if place else {})
+        made = folders[place] / "training.json"
+        steps.once(keys[place], given, made, partial(make, folders[place], flags, what))
     return folders[0], folders[1]
-
-
-DONE = "trained"
-"""An empty file in a checkpoint's folder whose training has ended."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ from benchmarks.findings.quantities import (
     resampled,
     unpaired,
 )
+from benchmarks.findings.steps import Steps, weights_of
+from faithfulness.core.errors import InputError
 from faithfulness.core.statistics import spearman_rows
 
 if TYPE_CHECKING:
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from eval.frame.result import Result
 
 UNIT = "grids"
+CELLS = 2
+"""Per side of a grid."""
 STEPS = 20
 """Of integrated gradients on grids, as published."""
 
@@ -37,39 +43,68 @@ def methods(scale: Scale) -> dict[str, str]:
     return {**{name: name for name in names}, "ig": f"ig(steps={STEPS})", "rise": f"rise(masks={scale.masks}, cells=6)"}
 
 
-def score_grids(name: str, checkpoint: Path, scale: Scale, out: Path) -> list[Result]:
-    """All methods at all layers on GridPG and DiFull, RISE at two; occlusion on DiFull, IG and IxG on DiPart."""
+class TooFewImagesError(InputError):
+    """Of no grid has a network enough sure images."""
+
+
+def choose_grids(checkpoint: Path, scale: Scale, steps: Steps, folder: Path, key: str) -> None:
+    """Compose grids of the images of validation that the network is sure of, each image in one grid of a kind.
+
+    As many as that gives, up to the scale's. Raises TooFewImagesError where it isn't one.
+    """
+    from benchmarks.findings.inputs import inputs_of
+    from checkpoints import load_model
+    from difull import choose_confident, make_compositions
+    from difull.compositions import KINDS, count_possible
+
+    def make() -> None:
+        model = load_model(checkpoint).model.eval()
+        images, classes = inputs_of(model, torch.float32)
+        with torch.no_grad():
+            sure = torch.cat([model(batch) for batch in images.split(64)]).double().softmax(dim=1)
+        labels = classes.numpy()
+        for kind in KINDS:
+            try:
+                chosen = choose_confident(sure, labels, scale.confidence, scale=CELLS, kind=kind, reuse=False)
+            except InputError as error:
+                raise TooFewImagesError(str(error)) from error
+            count = min(scale.grids, count_possible(labels[chosen], CELLS, kind, reuse=False))
+            made = make_compositions(labels, chosen, CELLS, count, kind, reuse=False)
+            made.save(folder / f"{kind}.parquet")
+
+    given = {"grids": scale.grids, "confidence": scale.confidence, "model": weights_of(checkpoint)}
+    steps.once(key, given, folder / f"{KINDS[-1]}.parquet", make)
+
+
+def score_grids(name: str, checkpoint: Path, scale: Scale, steps: Steps) -> list[Result]:
+    """All methods at all layers on GridPG and DiFull; occlusion on DiFull, IG and IxG on DiPart.
+
+    Raises InputError where an earlier call scored otherwise, and TooFewImagesError.
+    """
     from eval import difull, load_results, mlatt
 
-    known = methods(scale)
-    common: dict[str, Any] = {"grids": scale.grids, "confidence": scale.confidence, "limit": 512, "accelerator": "cpu"}
+    known, chosen = methods(scale), f"grids/{name}/chosen"
+    choose_grids(checkpoint, scale, steps, steps.out / chosen, chosen)
+    common: dict[str, Any] = {"one_use": True, "accelerator": "cpu", "batch_size": 8}
+    common["compositions"] = [str(steps.out / chosen)]
     rise = known["rise"]
     wanted = [label for label in known.values() if label != rise]
     calls = {
         "mlatt": (mlatt, wanted, ["gridpg", "difull"], list(LAYERS)),
-        "rise": (difull, [rise], ["gridpg", "difull"], ["input", "final"]),
+        "rise": (difull, [rise], ["gridpg", "difull"], list(LAYERS)),
         "occlusion": (difull, ["occlusion(kernel=16, stride=8)"], ["difull"], ["input"]),
         "dipart": (difull, ["ixg", known["ig"]], ["dipart"], list(LAYERS)),
     }
     results = []
     for call, (command, labels, setting, layers) in calls.items():
-        folder = out / "grids" / name / call
-        if (folder / "summary.json").is_file():
-            results.append(load_results(folder))
-            continue
-        more: dict[str, Any] = {"kernels": [1, *KERNELS.values()]} if call == "mlatt" else {}
-        result = command.evaluate(
-            str(checkpoint),
-            attributions=labels,
-            setting=setting,
-            layers=layers,
-            out=folder,
-            batch_size=8,
-            **more,
-            **common,
-        )
-        assert result is not None  # one process
-        results.append(result)
+        key = f"grids/{name}/{call}"
+        folder = steps.out / key
+        flags: dict[str, Any] = {"attributions": labels, "setting": setting, "layers": layers}
+        flags |= {"kernels": [1, *KERNELS.values()]} if call == "mlatt" else {}
+        given = flags | {"grids": scale.grids, "confidence": scale.confidence, "model": weights_of(checkpoint)}
+        make = partial(command.evaluate, str(checkpoint), **flags, **common, out=folder)
+        steps.once(key, given, folder / "summary.json", make)
+        results.append(load_results(folder))
     return results
 
 
@@ -111,11 +146,15 @@ class GridScores:
             f"{self.name}: {key}": found for key, found in (self._levels() | self._gaps() | self._smoothing()).items()
         }
 
+    def gain(self, method: str) -> Floats:
+        """What smoothing adds to the mean localization of every grid."""
+        return (self.smooth(method, KERNELS[method]) - self.smooth(method, 1)).mean(axis=1)
+
     def _levels(self) -> Quantities:
         """Means that have to lie in a range."""
         wanted = [("difull", method, layer) for method in GRADIENT for layer in LAYERS]
         wanted += [("gridpg", method, "input") for method in GRADIENT]
-        wanted += [(setting, "rise", layer) for setting in ("gridpg", "difull") for layer in ("input", "final")]
+        wanted += [(setting, "rise", layer) for setting in ("gridpg", "difull") for layer in LAYERS]
         wanted.append(("difull", "occlusion", "input"))
         found = {" ".join(key): equivalent(self.of(*key), UNIT, [whole(self.name)]) for key in wanted}
         if self.name in (BASE, NO_BATCHNORM):
@@ -161,6 +200,15 @@ class GridScores:
                 "kernel": kernel,
             }
         return found
+
+
+def contrast_quantities(scored: Mapping[str, GridScores]) -> Quantities:
+    """What smoothing adds to IxG without BatchNorm, minus with it: grids of two networks, not pairs."""
+    if not {NO_BATCHNORM, BASE} <= scored.keys():
+        return {}
+    without, with_it = (scored[name].gain("ixg") for name in (NO_BATCHNORM, BASE))
+    models = [whole(name) for name in (NO_BATCHNORM, BASE)]
+    return {f"ixg smoothing gain: {NO_BATCHNORM} - {BASE}": unpaired(without, with_it, UNIT, models)}
 
 
 def whole(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from benchmarks.findings.family import FEWEST_NETWORKS, FEWEST_SEEDS
 from faithfulness.core.comparison import PairedDifference, paired_differences
 from faithfulness.core.statistics import mean_interval
 
@@ -18,6 +20,9 @@ Floats = NDArray[np.floating]
 Quantities = dict[str, dict[str, Any]]
 WILCOXON = "Wilcoxon signed-rank (zeros after Pratt), bootstrap interval"
 BOOTSTRAP = "bootstrap interval in the range"
+WELCH = "Welch's t"
+ROUNDING = 1e-12
+"""A spread below this share of the values is none."""
 
 
 def quantity(
@@ -57,7 +62,8 @@ def paired(a: Floats, b: Floats, images: NDArray[np.integer], unit: str, models:
 
 def equivalent(values: Floats, unit: str, models: Sequence[str]) -> dict[str, Any]:
     """A mean whose whole interval has to lie in a range."""
-    return quantity(values.mean(), mean_interval(values), len(values), unit, models, sd=float(np.std(values, ddof=1)))
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return quantity(values.mean(), mean_interval(values), len(values), unit, models, sd=deviation)
 
 
 def largest(values: Floats, unit: str, models: Sequence[str]) -> dict[str, Any]:
@@ -69,10 +75,17 @@ def largest(values: Floats, unit: str, models: Sequence[str]) -> dict[str, Any]:
 
 def unpaired(a: Floats, b: Floats, unit: str, models: Sequence[str]) -> dict[str, Any]:
     """The difference of the means of two independent samples (Welch)."""
-    test: Any = stats.ttest_ind(a, b, equal_var=False)
-    ends = test.confidence_interval()
-    n = min(len(a), len(b))
-    return quantity(a.mean() - b.mean(), (ends.low, ends.high), n, unit, models, p=test.pvalue, test="Welch's t")
+    n, difference = min(len(a), len(b)), float(a.mean() - b.mean())
+    if n < 2:
+        return quantity(difference, (math.nan, math.nan), n, unit, models, test=WELCH)
+    shares = [float(np.var(values, ddof=1)) / len(values) for values in (a, b)]
+    error = sum(shares) ** 0.5
+    if error <= ROUNDING * max(np.abs(a).max(), np.abs(b).max()):  # both constant: the difference is exact
+        return quantity(difference, (difference, difference), n, unit, models, p=float(difference == 0), test=WELCH)
+    free = error**4 / sum(share**2 / (len(values) - 1) for share, values in zip(shares, (a, b), strict=True))
+    half = float(stats.t.ppf(0.975, free)) * error
+    p = 2 * float(stats.t.sf(abs(difference) / error, free))
+    return quantity(difference, (difference - half, difference + half), n, unit, models, p=p, test=WELCH)
 
 
 def by_seeds(difference: float, seeds: Floats, shares: float, models: Sequence[str]) -> dict[str, Any]:
@@ -83,22 +96,55 @@ def by_seeds(difference: float, seeds: Floats, shares: float, models: Sequence[s
     Args:
         seeds: scores of the seeds of the base. shares: variances of a single network that the difference has.
     """
-    spread, free = float(np.std(seeds, ddof=1)), len(seeds) - 1
-    error = spread * shares**0.5
+    deviation, free = float(np.std(seeds, ddof=1)), len(seeds) - 1
+    error = deviation * shares**0.5
     half = float(stats.t.ppf(0.975, free)) * error
     p = 2 * float(stats.t.sf(abs(difference) / error, free)) if error else float(difference == 0)
     ends = (difference - half, difference + half)
     test = f"Student's t by the spread of {len(seeds)} seeds"
-    return quantity(difference, ends, len(seeds), "seeds of the base", models, p=p, sd=spread, test=test, least=3)
+    return quantity(difference, ends, len(seeds), "seeds of the base", models, p=p, sd=deviation, test=test, least=3)
 
 
 def over_networks(a: Floats, b: Floats, models: Sequence[str]) -> dict[str, Any]:
     """Spearman correlation over networks, with Fisher's interval of the ranks' correlation."""
+    test = "Spearman, Fisher's interval"
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return quantity(math.nan, (math.nan, math.nan), len(a), "networks", models, test=test)
     ranks: Any = stats.pearsonr(stats.rankdata(a), stats.rankdata(b))
     ends = ranks.confidence_interval()
     p = float(stats.spearmanr(a, b).pvalue)  # type: ignore[attr-defined]
-    test = "Spearman, Fisher's interval"
-    return quantity(ranks.statistic, (ends.low, ends.high), len(a), "networks", models, p=p, test=test, least=5)
+    return quantity(
+        ranks.statistic, (ends.low, ends.high), len(a), "networks", models, p=p, test=test, least=FEWEST_NETWORKS
+    )
+
+
+def mean_over_networks(each: Mapping[str, float]) -> dict[str, Any]:
+    """The mean of a difference that is known of several networks, by its spread over them (Student's t)."""
+    values, names, test = np.array(list(each.values())), list(each), "Student's t over networks"
+    known: dict[str, Any] = {"test": test, "least": FEWEST_NETWORKS}
+    mean, count = float(values.mean()), len(values)
+    if count < 2:
+        return quantity(mean, (math.nan, math.nan), count, "networks", names, **known) | {"by_network": dict(each)}
+    deviation = float(np.std(values, ddof=1))
+    error = deviation / count**0.5
+    half = float(stats.t.ppf(0.975, count - 1)) * error
+    p = 2 * float(stats.t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
+    ends = (mean - half, mean + half)
+    return quantity(mean, ends, count, "networks", names, p=p, sd=deviation, **known) | {"by_network": dict(each)}
+
+
+def spread(methods: Mapping[str, Floats], unit: str, models: Sequence[str]) -> dict[str, Any]:
+    """The largest standard deviation of a method's mean over networks; those of all methods beside it.
+
+    The interval is that of a standard deviation (χ²). Its lower end is corrected for being the largest of many
+    (Bonferroni); the upper end is the largest of all upper ends, and needs no correction.
+    """
+    each = {name: float(np.std(values, ddof=1)) for name, values in methods.items()}
+    of = max(each, key=lambda name: each[name])
+    count, free = len(methods[of]), len(methods[of]) - 1
+    low, high = (each[of] * (free / float(stats.chi2.ppf(at, free))) ** 0.5 for at in (1 - 0.025 / len(each), 0.025))
+    known = quantity(each[of], (low, high), count, unit, models, test="χ² interval of the largest", least=FEWEST_SEEDS)
+    return known | {"of": of, "by_method": each}
 
 
 def resampled(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.findings.family import Scale
 from benchmarks.findings.quantities import Quantities, largest, paired
+from benchmarks.findings.steps import Steps, weights_of
 
 if TYPE_CHECKING:
     from eval.frame.result import Result
@@ -16,19 +17,20 @@ SEGMENTER = Path("checkpoints/released/digits-segmenter")
 NAME = "segmenter"
 
 
-def score_segmenter(scale: Scale, out: Path) -> Result:
-    """DEA, region intervention alone, and both baselines on the shipped segmenter."""
+def score_segmenter(scale: Scale, steps: Steps) -> Result:
+    """DEA and both baselines on the shipped segmenter; InputError where an earlier call scored otherwise."""
     from eval import load_results
     from eval.dea import evaluate
 
-    folder = out / "dea"
-    if (folder / "summary.json").is_file():
-        return load_results(folder)
+    folder = steps.out / "dea"
     model = Path(__file__).resolve().parents[2] / SEGMENTER
-    labels = ["dea", *BASELINES]
-    result = evaluate(str(model), attributions=labels, limit=scale.pairs_of, out=folder, accelerator="cpu")
-    assert result is not None  # one process
-    return result
+    flags: dict[str, Any] = {"attributions": ["dea", *BASELINES], "limit": scale.pairs_of}
+
+    def make() -> None:
+        evaluate(str(model), **flags, out=folder, accelerator="cpu")
+
+    steps.once("dea", flags | {"model": weights_of(model)}, folder / "summary.json", make)
+    return load_results(folder)
 
 
 def segmentation_quantities(result: Result) -> Quantities:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.findings.claims import FINDINGS, Claim
-from benchmarks.findings.judging import HOLDS, Judged, deciding, judge, networks_that_failed
+from benchmarks.findings.claims import FINDINGS, Claim, Finding
+from benchmarks.findings.judging import DOES_NOT, HOLDS, UNDECIDED, Judged, deciding, judge, networks_that_failed
 from faithfulness.core.tables import format_table, wrap
 
 BEGIN, END = "<!-- findings: begin, written by python -m benchmarks.findings --publish -->", "<!-- findings: end -->"
@@ -43,10 +43,12 @@ def effect_text(judged: Judged) -> str:
 
 
 def test_text(judged: Judged) -> str:
-    """The test's corrected p, how many of what, and why it is undecided."""
+    """The test's p, how many of what, and why it is undecided."""
     if judged.quantity is None:
         return ""
     parts = [] if judged.p is None else [f"p = {judged.p:.2g}"]
+    if judged.refuted is not None and judged.verdict in (DOES_NOT, UNDECIDED) and judged.refuted < 1:
+        parts.append(f"corrected against the range {judged.refuted:.2g}")
     parts.append(f"n = {judged.quantity['n']} {judged.quantity['unit']}")
     if each := judged.quantity.get("by_network"):
         same = sum((mean > 0) == (judged.quantity["effect"] > 0) for mean in each.values())
@@ -55,8 +57,14 @@ def test_text(judged: Judged) -> str:
 
 
 def counted(judged: list[Judged]) -> str:
-    """How many of the claims hold."""
-    return f"{sum(each.verdict == HOLDS for each in judged)}/{len(judged)}"
+    """How many of the claims that decide hold."""
+    found = [each.verdict == HOLDS for each in judged if each.claim.decides]
+    return f"{sum(found)}/{len(found)}"
+
+
+def noted(finding: Finding) -> str:
+    """What is said behind a finding: that no network could be otherwise."""
+    return " (by construction)" if finding.by_construction else ""
 
 
 def terminal_table(record: Mapping[str, Any]) -> str:
@@ -67,7 +75,7 @@ def terminal_table(record: Mapping[str, Any]) -> str:
         shown = deciding(judged)
         rows.append(
             (
-                wrap(finding.text, 40),
+                wrap(finding.text + noted(finding), 40),
                 finding.source.partition(" ")[0],
                 range_text(shown.claim),
                 effect_text(shown),
@@ -96,21 +104,32 @@ def section(record: Mapping[str, Any]) -> str:
         "",
         f"Scale `{record['size']}`: {settings['images']} images for IDSDS, {settings['grids']} grids per setting, "
         f"{settings['pairs_of']} images for DEA; IG with {settings['steps']} steps and RISE with {settings['masks']} "
-        f"masks; made by commit `{record['environment']['commit'][:12]}`.",
+        f"masks; made by {commits_text(record)}.",
         "",
         "| finding | source | measured | verdict | claims that hold |",
         "|---|---|---|---|---|",
     ]
     for finding in FINDINGS:
         verdict, judged = verdicts[finding.key]
-        lines.append(row(finding.text, finding.source, finding.how, f"**{verdict}**", counted(judged)))
+        lines.append(row(finding.text + noted(finding), finding.source, finding.how, f"**{verdict}**", counted(judged)))
     lines += ["", *networks_table(record), "", *[f"- {line}" for line in cautions_of(record)], ""]
     lines += ["| claim | holds if | effect [95% interval] | test | verdict |", "|---|---|---|---|---|"]
     for finding in FINDINGS:
         for each in verdicts[finding.key][1]:
             claim = each.claim
-            lines.append(row(claim.quantity, range_text(claim), effect_text(each), test_text(each), each.verdict))
+            lines.append(row(claim.quantity, range_text(claim), effect_text(each), test_text(each), verdict_text(each)))
     return "\n".join([*lines, "", END])
+
+
+def verdict_text(judged: Judged) -> str:
+    """A claim's verdict, and whether it counts."""
+    return judged.verdict + ("" if judged.claim.decides else " (decides nothing)")
+
+
+def commits_text(record: Mapping[str, Any]) -> str:
+    """All commits that any step was made by."""
+    found = [f"`{commit[:12]}`" for commit in record["commits"]]
+    return f"commit{'s' * (len(found) > 1)} {', '.join(found)}"
 
 
 def row(*cells: str) -> str:

@@ -6,6 +6,10 @@ import pytest
 
 from benchmarks.findings.__main__ import main
 from benchmarks.findings.claims import FINDINGS
+from difull import Compositions
+from faithfulness.core.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,28 @@ def test_the_same_command_goes_on_with_what_is_there(finished, monkeypatch, caps
 
 
 def test_a_run_that_ends_early_has_verdicts_on_what_was_run(finished):
-    main(out=finished, quick=True, minutes=0)
-    record = read(finished)
+    before = read(finished)
+    main(out=finished, quick=True, minutes=1e-9)
+    record = json.loads((finished / "findings-partial.json").read_text(encoding="utf-8"))
     assert {found["verdict"] for found in record["verdicts"].values()} == {"not run"}
     assert record["cautions"] == ["stopped before resnet10: training, IDSDS: 0 s are over"]
+    assert read(finished) == before  # a record of all steps stays
+
+
+def test_grids_share_no_image_and_every_step_names_its_commit(finished):
+    record = read(finished)
+    for kind in ("distinct", "corners"):
+        chosen = Compositions.load(finished / "grids" / "resnet10" / "chosen" / f"{kind}.parquet")
+        assert chosen.one_use
+        assert len(chosen) == record["settings"]["grids"]
+    assert {"whole/resnet10", "deleted/resnet10", "idsds/resnet10", "dea", "grids/resnet10/rise"} <= set(
+        record["steps"]
+    )
+    assert {commit for commits in record["steps"].values() for commit in commits} <= set(record["commits"])
+
+
+def test_another_size_in_the_same_folder_is_refused(finished):
+    before = read(finished)
+    with pytest.raises(InputError, match=r"has idsds/resnet10 with limit 8, asked 15; pass another --out"):
+        main(out=finished, quick=True, images=15)
+    assert read(finished) == before
