@@ -27,7 +27,7 @@ demo: install
 	$(BIN)/python -m eval.difull --model $(RUNS)/checkpoint --grids 30 --layers input middle final \
 		--attributions ixg ig gradcam layercam --out $(RUNS)/difull --overwrite
 	$(BIN)/python -m eval.leakage --model $(RUNS)/checkpoint --setting difull --out $(RUNS)/leakage --overwrite
-	$(BIN)/python -m eval.dea --model checkpoints/released/digits-segmenter --limit 8 --out $(RUNS)/dea --overwrite \
+	$(BIN)/python -m eval.dea --model checkpoints/released/digits-segmenter --limit 12 --out $(RUNS)/dea --overwrite \
 		--attributions gpa ega region dea ixg
 	$(BIN)/python -m eval.report $(RUNS) --out $(RUNS)/report --overwrite
 	@echo
