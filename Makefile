@@ -44,7 +44,7 @@ pictures: install
 	cp $(RUNS)/explained/pictures/digit.png $(PICTURES)/explained.png
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TEST_FLAGS)
 
 check: install
 	$(BIN)/ruff format --check .
