@@ -10,6 +10,7 @@ from eval.aggatt import AggattOptions
 from eval.dea import DeaOptions
 from eval.difull import DifullOptions
 from eval.frame.folder import finish
+from eval.frame.installing import install
 from eval.idsds import IdsdsOptions, main
 from eval.leakage import LeakageOptions
 from eval.mlatt import MlattOptions
@@ -190,3 +191,18 @@ def test_a_mistake_leaves_the_old_result(checkpoint, tmp_path, mistake):
     assert contents(tmp_path) == before
     assert main([*arguments, "--seed", "1"]) == 0
     assert contents(out).keys() == {path.relative_to("run") for path in before}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_record_that_names_files_behind_a_link_takes_none_of_them(tmp_path, finished):
+    out, elsewhere = tmp_path / "report", tmp_path / "thesis"
+    elsewhere.mkdir()
+    (elsewhere / "precious.txt").write_text("mine")
+    listed = ["report.json", "d/precious.txt", "old.csv"]
+    write_json(out / "report.json", {"schema": 1, "protocol": "report", "finished": finished, "files": listed})
+    (out / "old.csv").write_text("theirs")
+    (out / "d").symlink_to(elsewhere)
+    install(out, {"schema": 1, "protocol": "report"}, lambda new: (new / "index.html").write_text("new"))
+    assert (elsewhere / "precious.txt").read_text() == "mine"
+    assert (out / "d").is_symlink()
+    assert sorted(path.name for path in out.iterdir()) == ["d", "index.html", "report.json"]
