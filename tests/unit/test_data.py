@@ -229,3 +229,10 @@ def test_digits_are_augmented_by_key_alone():
             for x in range(-6, 7)
         )
         assert best == 0, "a shift, a permutation of channels and an inversion undo it"
+
+
+def test_a_label_that_is_had_without_drawing_is_that_of_the_scene():
+    data = DigitScenes("val", count=50)
+    labels = [data.label(index) for index in range(50)]
+    assert labels == [data.scene(index).labels[0] for index in range(50)]
+    assert len(set(labels)) == 10
