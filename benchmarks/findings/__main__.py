@@ -1,6 +1,6 @@
 """Whether the published findings hold for a small family of networks on embedded data.
 
-    python -m benchmarks.findings                       # about an hour of one core; the same command goes on
+    python -m benchmarks.findings                       # about 90 min of one core; the same command goes on
     python -m benchmarks.findings --scale night         # more images, grids, masks and epochs: a night on two cores
     python -m benchmarks.findings --quick               # a smoke run: it decides little
     python -m benchmarks.findings --record FILE         # judges a record again, and runs nothing

@@ -14,7 +14,7 @@ from training.recipe import EMBEDDED
 BASE = "resnet10"
 """The network of which there are several seeds, and with which the others are compared."""
 SEEDS = (BASE, *(f"{BASE}-seed{seed}" for seed in range(1, 6)))
-"""Trainings of the base; three of them at scale `hour`."""
+"""Trainings of the base."""
 FEWEST_SEEDS = 3
 FEWEST_NETWORKS = 5
 """Fewer say nothing of networks at large."""
@@ -57,17 +57,18 @@ _WIDE = {"channels": [2 * width for width in _ARGUMENTS["channels"]], "stem_widt
 _SEEDS = {name: Member(EMBEDDED.model, _ARGUMENTS, seed=seed) for seed, name in enumerate(SEEDS)}
 
 FAMILY: dict[str, Member] = {
-    **_SEEDS,
+    **{name: _SEEDS[name] for name in SEEDS[:FEWEST_SEEDS]},
     NO_BATCHNORM: Member("resnet10_nobn_small", epochs=(8, 3), lr=4e-3),
     NO_BIAS: Member("resnet10_nobn_nobias_small", epochs=(8, 3), lr=4e-3),
     DEEPER[1]: Member(EMBEDDED.model, _DEEP[DEEPER[1]]),
     WIDER: Member(EMBEDDED.model, _WIDE),
-    BAGNET: Member("bagnet17_small", {"planes": [16, 32, 64, 128]}, epochs=(5, 2)),
+    BAGNET: Member("bagnet17_small", epochs=(8, 3)),
     BCOS: Member("bcos_resnet10_small", epochs=(5, 2), lr=4e-3),
     VGG: Member("vgg8_small", epochs=(6, 2), lr=2e-3),
     DEEPER[0]: Member(EMBEDDED.model, _DEEP[DEEPER[0]]),
     **{f"{BASE}-{fill}": Member(EMBEDDED.model, _ARGUMENTS, fill=fill, parent=BASE) for fill in ("mean", "random")},
     VIT: Member("vit_conv_small", epochs=(10, 2), lr=3e-3),
+    **{name: _SEEDS[name] for name in SEEDS[FEWEST_SEEDS:]},
 }
 """In the order in which they are trained: what most findings need comes first."""
 
@@ -87,7 +88,7 @@ class Scale:
         methods_everywhere: whether every network is scored with every method that it can carry, or the base only.
     """
 
-    models: tuple[str, ...] = tuple(name for name in FAMILY if name not in SEEDS[FEWEST_SEEDS:])
+    models: tuple[str, ...] = tuple(FAMILY)
     epochs: float = 1.0
     train_images: int = 8192
     val_images: int = 128

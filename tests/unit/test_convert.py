@@ -40,7 +40,7 @@ SOURCES = {
         64,
     ),
     "x_resnet14_small": (functools.partial(published_names.fixup, bias=False, **SMALL), plain_networks.fixup, 64),
-    "bagnet33_small": (functools.partial(published_names.bagnet33, **SMALL), plain_networks.bagnet, 64),
+    "bagnet33_small": (functools.partial(published_names.bagnet33, base=16, layers=(1, 1, 1, 1)), plain_networks.bagnet, 64),
     "bcos_vitc_small": (
         lambda classes: published_names.bcos_vit(64, 3, 128, classes, (16, 32, 64), 1),
         functools.partial(plain_networks.bcos_vit, heads=4, side=1),
@@ -322,7 +322,7 @@ def test_a_file_that_is_not_there_is_said_to_be(tmp_path, capsys):
 
 def test_counters_may_be_absent_and_safetensors_do_as_well(tmp_path):
     """Files before torch 0.4.1 have no counters."""
-    state = random_state(published_names.bagnet33(4, **SMALL))
+    state = random_state(published_names.bagnet33(4, base=16, layers=(1, 1, 1, 1)))
     old = {f"module.{name}": tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     assert len(old) < len(state)
     save_file(old, tmp_path / "w.safetensors")

@@ -44,6 +44,21 @@ def test_small_networks_are_timm_models_that_split_load_and_train(name):
     assert model.get_classifier() is not None
 
 
+@pytest.mark.parametrize("name", BAGNETS)
+def test_small_bagnets_have_learned_after_few_steps_as_the_trainer_takes_them(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=2).to(memory_format=torch.channels_last)
+    labels = torch.arange(16) % 2
+    images = torch.randn(16, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.3
+    images = (images + labels[:, None, None, None]).contiguous(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    assert torch.equal(model.eval()(images).argmax(dim=1), labels)
+
+
 @pytest.mark.parametrize("name", LARGE)
 def test_large_networks_are_registered(name):
     with torch.device("meta"):

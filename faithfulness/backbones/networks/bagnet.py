@@ -17,7 +17,7 @@ from faithfulness.backbones.timm_models import register_layout
 
 STRIDES = (2, 2, 2, 1)
 MOMENTUM = 0.001
-"""Of batch normalization, as published."""
+"""Of batch normalization's running statistics, as published: for trainings of many thousand steps."""
 
 
 class BagNetBottleneck(nn.Module):
@@ -28,20 +28,20 @@ class BagNetBottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, planes: int, stride: int, kernel: int):
+    def __init__(self, inputs: int, planes: int, stride: int, kernel: int, bn_momentum: float = MOMENTUM):
         super().__init__()
         outputs = planes * self.expansion
         self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes, momentum=MOMENTUM)
+        self.bn1 = nn.BatchNorm2d(planes, momentum=bn_momentum)
         self.conv2 = nn.Conv2d(planes, planes, kernel, stride, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes, momentum=MOMENTUM)
+        self.bn2 = nn.BatchNorm2d(planes, momentum=bn_momentum)
         self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs, momentum=MOMENTUM)
+        self.bn3 = nn.BatchNorm2d(outputs, momentum=bn_momentum)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or inputs != outputs:
             shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs, momentum=MOMENTUM))
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs, momentum=bn_momentum))
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, C, H, W) -> (B, 4·planes, h, w)."""
@@ -59,6 +59,7 @@ class BagNet(nn.Module):
         kernels: middle kernel of the first block of each stage, 1 or 3: how far a feature sees.
         layers: blocks of each stage.
         planes: bottleneck width of each stage; a stage has four times as many channels.
+        bn_momentum: of batch normalization's running statistics.
     Attributes:
         receptive_field, stride: of the last features in pixels; position p sees pixels
             stride·p … stride·p + receptive_field − 1.
@@ -73,20 +74,21 @@ class BagNet(nn.Module):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
+        bn_momentum: float = MOMENTUM,
     ):
         super().__init__()
         self.num_classes, self.drop_rate, self.grad_checkpointing = num_classes, drop_rate, False
         self.conv1 = nn.Conv2d(in_chans, planes[0], 1, bias=False)
         self.conv2 = nn.Conv2d(planes[0], planes[0], 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes[0], momentum=MOMENTUM)
+        self.bn1 = nn.BatchNorm2d(planes[0], momentum=bn_momentum)
         self.relu = nn.ReLU(inplace=True)
         self.receptive_field, self.stride, channels = 3, 1, planes[0]
         stages, self.feature_info = [], []
         for i, (kernel, blocks, width, stride) in enumerate(zip(kernels, layers, planes, STRIDES, strict=True), 1):
             stage = []
             for block in range(blocks):
-                first = block == 0
-                stage.append(BagNetBottleneck(channels, width, stride if first else 1, kernel if first else 1))
+                form = (stride, kernel) if block == 0 else (1, 1)
+                stage.append(BagNetBottleneck(channels, width, *form, bn_momentum))
                 channels = width * BagNetBottleneck.expansion
             stages.append(nn.Sequential(*stage))
             self.receptive_field += (kernel - 1) * self.stride
@@ -131,7 +133,8 @@ def _layout(model: BagNet) -> Layout:
 
 
 _KERNELS = {9: (3, 3, 1, 1), 17: (3, 3, 3, 1), 33: (3, 3, 3, 3)}
-_SMALL = {"layers": (1, 1, 1, 1), "planes": (12, 24, 48, 96)}
+_SMALL = {"layers": (1, 1, 1, 1), "planes": (16, 32, 64, 128), "bn_momentum": 0.1}
+"""Trained for few steps, in which the published momentum leaves the statistics at their beginning."""
 
 register_variants(
     BagNet,
