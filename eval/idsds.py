@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import idsds
@@ -105,6 +106,17 @@ class SingleDeletion:
             except InputError as error:
                 raise InputError(f"--baseline {options.baseline} can't lose the same cells: {error}") from error
 
+    @cached_property
+    def network(self) -> Any:
+        """What the drops are measured on."""
+        return self.run.folded(self.run.checkpoint)
+
+    @cached_property
+    def baseline_network(self) -> Any:
+        """The baseline's counterpart."""
+        assert self.baseline is not None
+        return self.run.folded(self.baseline)
+
     def passes(self) -> Iterator[Pass]:
         """All images; then, for the evidence, what the baseline makes of them."""
         passes = 1.0 + self.deletion.grid.cells
@@ -116,15 +128,15 @@ class SingleDeletion:
             batches, digest = self.run.batches(checkpoint=self.baseline), network_digest(self.baseline)
             yield Pass("baseline", batches, [Step("deletion", self.delete_baseline, cost=passes)], digest)
 
-    def logits(self, checkpoint: Checkpoint[Any], images: Tensor) -> tuple[Tensor, Tensor]:
+    def logits(self, network: Any, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
         """Finite logits of whole images (B, classes), and of each without each cell (B, cells, classes)."""
-        return idsds.finite_logits(checkpoint.model, images, self.deletion, chunk=self.run.chunk, name=checkpoint.name)
+        return idsds.finite_logits(network, images, self.deletion, chunk=self.run.chunk, name=name)
 
     def delete(self, batch: ImageBatch, done: Mapping[str, Part]) -> Part:
         """The drops of each image, taken in full precision, and what the model makes of deletion."""
         run, part = self.run, Part()
         with run.autocast(), run.full_precision():
-            whole, deleted = self.logits(run.checkpoint, batch.images)
+            whole, deleted = self.logits(self.network, run.checkpoint.name, batch.images)
             self.observe(part, "model", run.checkpoint, batch, whole, deleted)
             outputs = [idsds.outputs_of(logits, run.options.output) for logits in (whole, deleted)]
             drops, scale = (
@@ -155,7 +167,8 @@ class SingleDeletion:
         part, baseline = Part(), self.baseline
         assert baseline is not None
         with self.run.full_precision():
-            self.observe(part, "baseline", baseline, batch, *self.logits(baseline, batch.images))
+            logits = self.logits(self.baseline_network, baseline.name, batch.images)
+            self.observe(part, "baseline", baseline, batch, *logits)
         return part
 
     def observe(

@@ -27,6 +27,7 @@ from eval.frame.protocol import Pass
 from eval.frame.store import Store
 from eval.frame.work import carry_out
 from faithfulness.attribution import seconds_shared
+from faithfulness.backbones import fold_batchnorm
 from faithfulness.core.checks import check_logits, check_maps
 from faithfulness.core.errors import InputError
 from faithfulness.core.hardware import choose_port, share_workers
@@ -108,6 +109,11 @@ class Run(Generic[Options]):
         check_classes(other, self.data)
         self.place(other.model)
         return other
+
+    def folded(self, checkpoint: Checkpoint[Any]) -> Any:
+        """Its network for passes without a gradient: batch normalization folded, where that changes nothing."""
+        with self.full_precision():
+            return fold_batchnorm(checkpoint.model)
 
     @property
     def count(self) -> int:

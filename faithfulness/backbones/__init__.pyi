@@ -3,6 +3,7 @@ from .backbone import Explainable as Explainable
 from .backbone import InputOnlyModel as InputOnlyModel
 from .backbone import as_explainable as as_explainable
 from .backbone import device_of as device_of
+from .folding import fold_batchnorm as fold_batchnorm
 from .own import adopt_classifier as adopt_classifier
 from .own import unchanged as unchanged
 from .segmentation import FcnSegmenter as FcnSegmenter
