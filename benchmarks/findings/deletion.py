@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 PUBLISHED = ("ixg", "ixg-sg", "ig", "ig-u", "gradcam", "gradcampp", "layercam", "rise")
 """The methods of the published table: a network's score is the mean over them."""
 EVERYWHERE = (*PUBLISHED, "ixg|abs", "ig|abs")
+SMOOTHED = "ig-sg"
+"""Scored on every network too, for one finding; not among the methods whose order is compared."""
 OWN = {BAGNET: "bagnet", BCOS: "bcos"}
 PLAIN = tuple(name for name in ARCHITECTURES if name not in OWN)
 STEPS, MASKS = ("ig", "ig-u", "ig-sg", "ig-sg-sq", "s-ig"), ("rise", "rise-u")
@@ -63,7 +65,7 @@ def methods_for(name: str, scale: Scale, model: Any) -> dict[str, str]:
     from faithfulness.attribution import create_attribution, list_attributions, parse_attribution
     from faithfulness.core.errors import InputError
 
-    wanted = [*EVERYWHERE, *([OWN[name]] if name in OWN else [])]
+    wanted = [*EVERYWHERE, SMOOTHED, *([OWN[name]] if name in OWN else [])]
     if scale.methods_everywhere or name == BASE:
         wanted += list_attributions()
     found = {}
@@ -112,7 +114,7 @@ def deletion_quantities(tables: dict[str, pd.DataFrame], accuracy: dict[str, flo
     """
     found: Quantities = {}
     learned = [name for name in PLAIN if accuracy.get(name, 0) >= least] or list(PLAIN)
-    for a, b in (("ixg-sg", "ixg"), ("ig-sg", "ig"), ("ixg|abs", "ixg"), ("ig|abs", "ig")):
+    for a, b in (("ixg-sg", "ixg"), (SMOOTHED, "ig"), ("ixg|abs", "ixg"), ("ig|abs", "ig")):
         names = [name for name in learned if name in tables and {a, b} <= set(tables[name])]
         if names:
             each = {name: float((tables[name][a] - tables[name][b]).mean()) for name in names}
