@@ -1,0 +1,121 @@
+"""One call of `eval.idsds` in a process of its own: what it takes, as JSON. `benchmarks.scaling` starts it.
+
+    python -m benchmarks.scored --images 512 --methods 4 --grid 4
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval.frame import Command, Outcome, Part
+from eval.idsds import IdsdsOptions, SingleDeletion, report_idsds
+from faithfulness.core.cli import run_command
+from faithfulness.data.digits import DigitScenes
+
+DISTINCT = 256
+"""How many scenes are drawn: embedded digits keep what they have drawn, which isn't what is measured."""
+CHEAP = "sg(samples=1, noise={})"
+"""A method of one forward and one backward pass: any number of them, all of one cost."""
+
+
+class Scenes(DigitScenes):
+    """Any number of embedded scenes, the first ones over and over, so that the data take no more memory for more."""
+
+    def scene(self, index: int) -> Any:
+        return super().scene(index % DISTINCT)
+
+    def label(self, index: int) -> int:
+        return super().label(index % DISTINCT)
+
+
+class Timed(SingleDeletion):
+    """IDSDS, whose summary is timed by itself: what is done once, at the end, for all images and methods."""
+
+    seconds = 0.0
+
+    def summarize(self, part: Part) -> Outcome:
+        start = clock()()
+        outcome = super().summarize(part)
+        Timed.seconds = clock()() - start
+        return outcome
+
+
+def clock() -> Any:
+    """The process's own time where one thread computes, so that neighbors on the machine don't count; else the wall's."""
+    return time.perf_counter if torch.cuda.is_available() or torch.get_num_threads() > 1 else time.process_time
+
+
+def peak_memory() -> int:
+    """The most bytes that were resident in this process.
+
+    Linux hands the peak of whoever starts a process on to it (`getrusage`); the one of its own memory is in `/proc`.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def main(
+    model: str = "checkpoints/released/digits-resnet10t",
+    input_size: int | None = None,
+    images: int = 64,
+    methods: int = 1,
+    grid: int = 4,
+    batch_size: int = 64,
+    chunk: int = 64,
+    device: str = "cpu",
+    seed: int = 0,
+) -> None:
+    """Score images once, and say what it took.
+
+    Args:
+        model: checkpoint folder or timm:NAME.
+        input_size: side of the images in pixels; the model's own by default.
+        images: how many.
+        methods: how many, all of one cost; the controls come on top.
+        grid: rows, and columns, of cells.
+        batch_size: images of a batch.
+        chunk: the most images in a pass.
+        device: cpu or cuda.
+        seed: of untrained weights.
+    """
+    command = Command(IdsdsOptions, Timed, report_idsds)
+
+    def score(count: int) -> Any:
+        return command.evaluate(
+            model,
+            Scenes("val", input_size, count=count),
+            protocol="single",
+            attributions=[CHEAP.format(number / 100) for number in range(1, methods + 1)],
+            input_size=input_size,
+            grid=[grid, grid],
+            batch_size=batch_size,
+            chunk=chunk,
+            accelerator=device,
+            seed=seed,
+        )
+
+    score(min(images, 8))
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    before, start = peak_memory(), clock()()
+    result = score(images)
+    found = {"seconds": clock()() - start, "summary_seconds": Timed.seconds, "start_bytes": before}
+    found |= {"peak_bytes": peak_memory(), "table_bytes": int(result.per_image.memory_usage(deep=True).sum())}
+    if device == "cuda":
+        found["gpu_peak_bytes"] = torch.cuda.max_memory_allocated()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
