@@ -93,7 +93,10 @@ def measured(
             "reference": REFERENCE,
             "far": FAR,
             "threads": torch.get_num_threads(),
-            **{name: summary["settings"][name] for name in ("grid", "fill", "input_size", "batch_size", "chunk", "seed")},
+            **{
+                name: summary["settings"][name]
+                for name in ("grid", "fill", "input_size", "batch_size", "chunk", "seed")
+            },
         },
         "precisions": found,
         "environment": environment(),

@@ -1,6 +1,6 @@
 """One call of `eval.idsds` in a process of its own: what it takes, as JSON. `benchmarks.scaling` starts it.
 
-    python -m benchmarks.scored --images 512 --methods 4 --grid 4
+python -m benchmarks.scored --images 512 --methods 4 --grid 4
 """
 
 from __future__ import annotations
