@@ -1,4 +1,4 @@
-"""How far scores, cell sums and orders of `eval.idsds` move from one precision to another. `benchmarks.precision` shows it."""
+"""How far scores, cell sums and orders of `eval.idsds` move between precisions; `benchmarks.precision` shows it."""
 
 from __future__ import annotations
 
@@ -61,6 +61,12 @@ class Drops:
     drops: Values
     scale: Values
 
+    @classmethod
+    def of(cls, part: Part, table: str) -> Drops:
+        """Those of a table."""
+        found = part.table(table)
+        return cls(found["drops"], found["scale"])
+
     @property
     def ties(self) -> NDArray[np.integer]:
         """Pairs of cells of each image (images,) whose drops a score takes as equal."""
@@ -108,7 +114,8 @@ def score(model: Any, precision: str, **options: Any) -> Scored:
         result,
         {name: groups[place].sort_values("index")["value"].to_numpy(float) for name, place in places.items()},
         {name: tables.table(f"sums of {name}")["sums"] for name in places},
-        *(Drops(**{key: tables.table(name)[key] for key in ("drops", "scale")}) for name in ("drops", "rounded drops")),
+        Drops.of(tables, "drops"),
+        Drops.of(tables, "rounded drops"),
         {name: costs[place] for name, place in places.items()},
     )
 
@@ -116,9 +123,8 @@ def score(model: Any, precision: str, **options: Any) -> Scored:
 def compared(reference: Scored, other: Scored, seed: int = 0) -> dict[str, Any]:
     """All that moves from the reference to the other: a row per method, the order of methods, and the drops."""
     names = list(reference.scores)
-    scores = [np.nan_to_num(np.stack([each.scores[name] for name in names])) for each in (other, reference)]
-    images = np.arange(scores[0].shape[1])
-    found = paired_differences(*scores, images, seed=seed)
+    a, b = (np.nan_to_num(np.stack([run.scores[name] for name in names])) for run in (other, reference))
+    found = paired_differences(a, b, np.arange(a.shape[1]), seed=seed)
     p_values = holm(np.array([each.p for each in found]))
     rows = [
         {
@@ -128,15 +134,15 @@ def compared(reference: Scored, other: Scored, seed: int = 0) -> dict[str, Any]:
             "difference": each.difference,
             "ci95": list(each.ci95),
             "p_holm": float(p),
-            "share_moved": float((np.abs(scores[0][row] - scores[1][row]) > FAR).mean()),
+            "share_moved": float((np.abs(a[row] - b[row]) > FAR).mean()),
             "cells_spearman": spread_of(reference.sums[name], other.sums[name]),
             "n_undefined": [int(np.isnan(run.scores[name]).sum()) for run in (reference, other)],
             "seconds": [run.seconds[name] for run in (reference, other)],
         }
         for row, (name, each, p) in enumerate(zip(names, found, p_values, strict=True))
     ]
-    draws = [resampled_means(each, np.ones_like(each), seed) for each in scores]
-    order = agreement(*(each.mean(axis=1) for each in scores), *draws)
+    draws = [resampled_means(each, np.ones_like(each), seed) for each in (a, b)]
+    order = agreement(a.mean(axis=1), b.mean(axis=1), draws[0], draws[1])
     return {"methods": by_mean(rows), "order": asdict(order), "drops": drops_compared(reference, other)}
 
 

@@ -14,10 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.scaling import MODEL, short_name
 from faithfulness.core.cli import run_command
 from faithfulness.core.errors import InputError
-
-MODEL = "checkpoints/released/digits-resnet10t"
 
 
 def main(
@@ -55,10 +54,9 @@ def main(
     for name, moved in found["precisions"].items():
         print(table(name, moved))
     if out is not None:
-        from eval.frame.command import slug
         from faithfulness.core.files import write_json
 
-        write_json(out / f"precision-{slug(found['settings']['model'])}-{device}.json", found)
+        write_json(out / f"precision-{short_name(model)}-{device}.json", found)
 
 
 def measured(
