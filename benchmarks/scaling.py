@@ -74,7 +74,7 @@ def against_images(call: Any, images: Sequence[int], methods: tuple[int, int] = 
     """Time and memory against images, with few methods and with more: what an image keeps, and what a method's row."""
     sweeps = {str(count): over("image", [call(images=n, methods=count) for n in images], images) for count in methods}
     memory: dict[str, Any] = {}
-    for kind in ("peak_bytes", "gpu_peak_bytes", "table_bytes"):
+    for kind in ("peak_bytes", "gpu_peak_bytes", "part_bytes", "table_bytes"):
         if kind in sweeps[str(methods[0])]["rows"][0]:
             ends = {count: [sweep["rows"][place][kind] for place in (0, -1)] for count, sweep in sweeps.items()}
             slopes = {count: (last - first) / (images[-1] - images[0]) for count, (first, last) in ends.items()}

@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from eval.frame import Command, Outcome, Part
 from eval.idsds import IdsdsOptions, SingleDeletion, report_idsds
@@ -40,17 +42,33 @@ class Timed(SingleDeletion):
 
     Attributes:
         clock: what it is timed by; `taken`: the seconds that it took.
+        kept: bytes that the parts of all batches hold, which grow with the images.
     """
 
     clock: Any = None
     taken = 0.0
+    kept = 0
 
     def summarize(self, part: Part) -> Outcome:
-        """As it is; the seconds go to `taken`."""
+        """As it is, under the clock."""
+        self.kept = bytes_of(part)
         start = self.clock()
         outcome = super().summarize(part)
         self.taken = self.clock() - start
         return outcome
+
+
+def bytes_of(part: Part) -> int:
+    """What the tables of a part hold: every array, and what Python keeps of it."""
+    arrays = [array for pieces in part.tables.values() for piece in pieces for array in piece.values()]
+    return sum(owner(array).nbytes + sys.getsizeof(array[:0]) for array in arrays)
+
+
+def owner(array: NDArray[Any]) -> NDArray[Any]:
+    """The array whose memory this one shows, which may be larger, or smaller where a value holds for all rows."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 def peak_memory() -> int:
@@ -120,8 +138,9 @@ def main(
         torch.cuda.reset_peak_memory_stats()
     before, start = peak_memory(), clock()
     result = score(images)
-    found = {"seconds": clock() - start, "summary_seconds": made[-1].taken, "start_bytes": before}
-    found |= {"peak_bytes": peak_memory(), "table_bytes": int(result.per_image.memory_usage(deep=True).sum())}
+    found = {"seconds": clock() - start, "summary_seconds": made[-1].taken}
+    found |= {"start_bytes": before, "peak_bytes": peak_memory(), "part_bytes": made[-1].kept}
+    found["table_bytes"] = int(result.per_image.memory_usage(deep=True).sum())
     if device == "cuda":
         found["gpu_peak_bytes"] = torch.cuda.max_memory_allocated()
     print(json.dumps(found))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scaling, scored
+from eval.frame import Part
 from faithfulness.core import InputError
 from faithfulness.core.cli import run_command
 
@@ -51,6 +52,14 @@ def test_memory_is_told_by_image_and_by_method():
 
     memory = scaling.against_images(call, [10, 20, 40])["memory"]["peak_bytes"]
     assert memory == {"per_image": {"1": 57.0, "8": 106.0}, "per_image_and_method": 7.0}
+
+
+def test_what_a_part_holds_is_counted():
+    part = Part()
+    part.add("scores", index=np.arange(1000), value=np.zeros(1000)[::2].repeat(2), name="a", layer="b")
+    assert 16_000 < scored.bytes_of(part) < 17_000
+    part.add("scores", index=np.arange(1000)[:2], value=np.zeros(2), name="a", layer="b")
+    assert 24_000 < scored.bytes_of(part) < 26_000  # of a slice the whole array stays
 
 
 def test_growth_is_told_from_a_line():
