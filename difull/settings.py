@@ -121,6 +121,8 @@ class DiFull(GridSetting):
     torch.Size([1, 4, 3])
     """
 
+    one_stem = True
+
     def split(self, layer: str = "input", cell: int = 0) -> Split:
         inner = self.backbone.split(layer)
         check_cell(cell, self.scale)
@@ -166,6 +168,8 @@ class DiPart(GridSetting):
     >>> torch.equal(rest(features), rest(others))
     True
     """
+
+    one_stem = True
 
     def split(self, layer: str = "input", cell: int = 0) -> Split:
         layout, cut = self._cut(layer)
@@ -223,6 +227,8 @@ class GridPG(GridSetting):
     >>> torch.equal(setting(grids, cell=0), setting(grids, cell=3))  # one head, which reads everything
     True
     """
+
+    one_stem = True
 
     def __init__(self, backbone: nn.Module, scale: int = 3):
         super().__init__(backbone, scale)

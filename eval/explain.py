@@ -125,7 +125,7 @@ def carry_out(
     from eval.frame.command import slug
     from eval.frame.explained import Explained, summary_of, write
     from eval.frame.explanation import Explainer, names_of, start
-    from eval.frame.run import borrowed
+    from eval.frame.loading import borrowed
     from faithfulness.core.locks import locked
 
     with ExitStack() as held, torch.random.fork_rng(devices=[]):

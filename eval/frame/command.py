@@ -130,7 +130,8 @@ class Command:
         import torch
 
         import checkpoints
-        from eval.frame.run import Run, borrowed
+        from eval.frame.loading import borrowed
+        from eval.frame.run import Run
         from eval.frame.session import Session
 
         task = {"classification": checkpoints.CLASSIFICATION, "segmentation": checkpoints.SEGMENTATION}[self.task]

@@ -11,9 +11,11 @@ from faithfulness.backbones import device_of
 from faithfulness.core.hardware import memory
 
 _SHARE = {"cpu": 1 / 8, "cuda": 1 / 2}
-"""How much of a device's memory a pass may take: a processor is as fast with few images at a time."""
+"""How much of a device's memory a pass may take."""
 _WORK = 2.0
 """What a pass needs besides what it keeps: gradients, and whatever a convolution lays out."""
+_FAST_BYTES, _FEWEST, _MOST = 2**29, 8, 128
+"""Of a pass on one processor: it is fastest with some 0.5 GB kept, 8 to 128 images (`benchmarks/README.md`)."""
 
 
 def bytes_per_image(model: Any) -> int:
@@ -42,11 +44,21 @@ def pass_bytes(model: Any, images: int) -> float:
 
 
 def fitting_chunk(model: Any, device: torch.device, most: int) -> int:
-    """The largest power of two, `most` if it fits, of images whose pass fits into the device's share of memory.
+    """How many images a pass takes by default: a power of two, or `most`.
 
+    On a GPU as many as fit into its share of memory; on processors as many as they are fastest with, if these fit.
     It goes by how much memory the job has, not by what is free, so the same machine always gives the same.
     """
-    whole = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else memory()
-    budget = whole * _SHARE.get(device.type, 1 / 8)
-    fits = budget / pass_bytes(model, 1)
-    return min(most, 1 << max(0, int(fits).bit_length() - 1)) if fits >= 1 else 1
+    on_gpu = device.type == "cuda"
+    whole = torch.cuda.get_device_properties(device).total_memory if on_gpu else memory()
+    kept = bytes_per_image(model)
+    fits = _power_of_two(whole * _SHARE.get(device.type, 1 / 8) / (kept * _WORK))
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        fits = min(fits, max(_FEWEST, min(_power_of_two(threads * _FAST_BYTES / kept), _MOST * threads)))
+    return min(most, fits)
+
+
+def _power_of_two(count: float) -> int:
+    """The largest power of two that isn't above it, 1 at least."""
+    return 1 << max(0, int(count).bit_length() - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from checkpoints import Checkpoint, Task
 from eval.frame.batches import Items, Placement, SampleBatches
+from eval.frame.loading import check_classes, load_named
 from eval.frame.memory import fitting_chunk
 from eval.frame.methods import Method
 from eval.frame.options import ModelOptions
@@ -25,14 +26,14 @@ from eval.frame.part import Cost, Part, merged
 from eval.frame.protocol import Pass
 from eval.frame.store import Store
 from eval.frame.work import carry_out
-from faithfulness.backbones import unchanged
+from faithfulness.attribution import seconds_shared
 from faithfulness.core.checks import check_logits, check_maps
 from faithfulness.core.errors import InputError
 from faithfulness.core.hardware import choose_port, share_workers
 from faithfulness.core.precision import ieee, use_precision
 from faithfulness.core.progress import Progress, silence_lightning
 from faithfulness.core.stopping import is_first, watching_others
-from faithfulness.data import IndexedData, KeyedSamples, normalize
+from faithfulness.data import KeyedSamples, normalize
 from faithfulness.report import visible
 
 Options = TypeVar("Options", bound=ModelOptions)
@@ -181,11 +182,30 @@ class Run(Generic[Options]):
 
     def carry_out(self, work: Pass) -> Part:
         """Do what isn't done yet of a pass; its whole part on this process."""
-        own = {"chunk": self.chunk, "batch_size": self.options.batch_size, "processes": self.fabric.world_size}
-        part = carry_out(work, self.store, self.progress, own, self.complete)
+
+        def made() -> dict[str, int]:
+            return {
+                "chunk": self.chunk,
+                "batch_size": self.options.batch_size,
+                "processes": self.fabric.world_size,
+            }
+
+        part = carry_out(work, self.store, self.progress, made, self.within_memory, self.complete)
         for name, indices in part.corrupt.items():
             self.corrupt.setdefault(name, set()).update(indices)
         return part
+
+    def within_memory(self, work: Callable[[], Part]) -> Part:
+        """What `work` gives; where the device runs out of memory, with half as many images a pass, from then on."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                if self.chunk == 1:
+                    raise
+            self.chunk = -(-self.chunk // 2)
+            torch.cuda.empty_cache()
+            self.progress.say(f"out of memory; going on with {self.chunk} images a pass")
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The chosen precision."""
@@ -198,12 +218,16 @@ class Run(Generic[Options]):
             yield
 
     def explain(self, part: Part, method: Method, images: Tensor, *targets: Tensor) -> Tensor:
-        """A method's maps (B, C, h, w) of a batch, finite; the time it took goes to the part's costs."""
+        """A method's maps (B, C, h, w) of a batch, finite.
+
+        The time that it takes alone goes to the part's costs: with what it was given by methods before it.
+        """
         self._synchronize()
-        start = time.perf_counter()
+        start, before = time.perf_counter(), seconds_shared()
         maps = method.explain(images, *targets)
         self._synchronize()
-        cost = Cost(time.perf_counter() - start, len(images), *method.passes)
+        seconds = time.perf_counter() - start + seconds_shared() - before
+        cost = Cost(seconds, len(images), *method.passes)
         part.costs[method.key] = part.costs.get(method.key, Cost()) + cost
         place = f" in {method.place.strip(' /')}" if method.place else ""
         return check_maps(maps, images, f"attribution {method.label}{place}")
@@ -294,47 +318,3 @@ def processes_of(options: ModelOptions) -> int:
     if here == "auto":
         here = torch.cuda.device_count() if options.accelerator in ("auto", "cuda", "gpu") else 1
     return max(1, int(here)) * options.num_nodes
-
-
-def borrowed(model: Any) -> AbstractContextManager[None]:
-    """Whatever a block does to a network that the caller owns is undone after it; names of networks own none."""
-    owned = model.model if isinstance(model, Checkpoint) else model
-    return unchanged(owned) if isinstance(owned, torch.nn.Module) else nullcontext()
-
-
-def load_named(
-    model: Any,
-    options: ModelOptions,
-    task: Task,
-    data: IndexedData,
-    *,
-    own_size: bool = False,
-    model_args: dict[str, Any] | None = None,
-) -> Checkpoint[Any]:
-    """Load what `--model`, or a flag like it, names; untrained weights are drawn by the seed.
-
-    A `timm:NAME` gets as many classes as the data, unless it is pretrained, and the data's default size. With
-    `own_size`, a checkpoint keeps its own, whatever `--input-size` says.
-    """
-    torch.manual_seed(options.seed)
-    return task.load_model(
-        model,
-        arch=options.arch,
-        num_classes=None if options.pretrained or not isinstance(model, str | Path) else len(data.classes),
-        pretrained=options.pretrained,
-        input_size=None if own_size else options.input_size,
-        model_args=model_args,
-        default_size=data.default_size,
-    )
-
-
-def check_classes(checkpoint: Checkpoint[Any], data: IndexedData) -> None:
-    """The data must have the checkpoint's classes: as many, and by the same names if it names them."""
-    classes = checkpoint.model.num_classes
-    if not data.suits(classes):
-        raise InputError(f"{checkpoint.name} has {classes} classes, {data.name} ({data.split}) has {len(data.classes)}")
-    if checkpoint.classes and checkpoint.classes != data.classes:
-        first = next((a, b) for a, b in zip(checkpoint.classes, data.classes, strict=True) if a != b)
-        raise InputError(
-            f"{checkpoint.name} has other classes than {data.name}: {first[0]!r} where the data has {first[1]!r}"
-        )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from eval.frame.part import Part
 from eval.frame.protocol import Loaded, Pass, Step
 from eval.frame.store import Store
+from faithfulness.attribution import sharing
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import jsonable
 from faithfulness.core.progress import Bar, Progress
 
+WithinMemory = Callable[[Callable[[], Part]], Part]
 PATIENCE = 30.0
 """Seconds of finished work on a batch that may be lost, before its parts are written though the batch isn't done."""
 
@@ -44,28 +47,39 @@ class _Batch:
         """Whether it must be loaded: steps are missing, or something couldn't be read, and perhaps can be now."""
         return bool(self.missing) or any(part.corrupt for part in self.parts.values())
 
-    def compute(self, batch: Loaded, bar: Bar, made: Mapping[str, int]) -> None:
+    def compute(
+        self, batch: Loaded, bar: Bar, made: Callable[[], Mapping[str, int]], within_memory: WithinMemory
+    ) -> None:
         """Do the missing steps; what is finished is kept, also where a later step fails.
 
-        All of them are missing where the batch isn't what the parts were computed from.
+        All of them are missing where the batch isn't what the parts were computed from. Methods share what they
+        compute of the same images.
         """
         what = self.work.batches.what
         seen = [(part.seen, part.corrupt.get(what, set())) for part in self.parts.values()]
         if any(each != (batch.digest, batch.corrupt) for each in seen):
             self.parts, self.missing = {}, list(self.work.steps)
         try:
+            self.take_steps(batch, bar, made, within_memory)
+        finally:
+            self.write()
+
+    def take_steps(
+        self, batch: Loaded, bar: Bar, made: Callable[[], Mapping[str, int]], within_memory: WithinMemory
+    ) -> None:
+        """The missing steps, one after another."""
+        with sharing():
             for step in self.missing:
                 bar.at(step.name)
-                part = Part() if batch.content is None else step.work(batch.content, self.parts)
+                work = partial(step.work, batch.content, self.parts)
+                part = Part() if batch.content is None else within_memory(work)
                 part.records = jsonable(part.records)
-                part.made, part.seen = {name: {value} for name, value in made.items()}, batch.digest
+                part.made, part.seen = {name: {value} for name, value in made().items()}, batch.digest
                 if batch.corrupt:
-                    part.merge(Part(corrupt={what: set(batch.corrupt)}))
+                    part.merge(Part(corrupt={self.work.batches.what: set(batch.corrupt)}))
                 self.parts[step.name] = self.unwritten[step.name] = part
                 if time.monotonic() - self.written > PATIENCE:
                     self.write()
-        finally:
-            self.write()
 
     def write(self) -> None:
         """Put finished parts on disk."""
@@ -83,13 +97,19 @@ class _Batch:
 
 
 def carry_out(
-    work: Pass, store: Store | None, progress: Progress, made: Mapping[str, int], complete: bool = False
+    work: Pass,
+    store: Store | None,
+    progress: Progress,
+    made: Callable[[], Mapping[str, int]],
+    within_memory: WithinMemory,
+    complete: bool = False,
 ) -> Part:
     """Do what isn't done yet of a pass.
 
     Args:
         store: what is done already, and where to keep what is done now; None keeps nothing.
-        made: with what it is computed.
+        made: with what it is computed, as of now.
+        within_memory: does a step's work, with smaller passes where memory doesn't suffice.
         complete: all of it must be done already.
     Returns:
         The parts of this process's batches, by their numbers and steps.
@@ -111,7 +131,7 @@ def carry_out(
         if missing:
             loaded = batches.load([batch.number for batch in missing])
             for batch, content in zip(missing, loaded, strict=True):
-                batch.compute(content, bar, made)
+                batch.compute(content, bar, made, within_memory)
                 bar.advance(batches.count(batch.number))
     for batch in started:
         whole.merge(batch.whole())

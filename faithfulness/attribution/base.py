@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from faithfulness.attribution.shared import share
 from faithfulness.backbones import Split, as_explainable, cut
+from faithfulness.backbones.split import identity
 from faithfulness.core.checks import check_images, check_labels, check_targets, kind_of
 from faithfulness.core.errors import InputError
 from faithfulness.core.registry import Registry
@@ -49,6 +51,8 @@ class Attribution(ABC):
     """Whether its rules end at the logit, so that a probability can't be explained."""
     from_images: ClassVar[bool] = False
     """Whether its passes start at the images, even if it explains a later layer."""
+    plain_gradients: ClassVar[bool] = False
+    """Whether `gradients` are the network's own, which other methods can take; a subclass doesn't inherit it."""
     passes_in_words: ClassVar[tuple[str, str] | None] = None
     """Forward and backward passes as text, for a method whose `passes` depend on the size of a layer."""
 
@@ -70,6 +74,7 @@ class Attribution(ABC):
         self.model = as_explainable(model)
         self.layer = layer or self.default_layer
         self.output = output
+        self._cell = cell
         self.split: Split = self.cut_model(self.layer, cell)
         self.chunk = chunk
 
@@ -84,10 +89,31 @@ class Attribution(ABC):
             check_images(images)
         check_labels(images, targets)
         with frozen(self.model), range_known(targets), takes(self.model, images):
-            with torch.no_grad():
-                activations = join([self.split.stem(part) for part in images.split(self.chunk)])
-            maps = self.attribute(images, activations, targets)
+            maps = self._bearable(lambda: self.attribute(images, self._activations(images), targets))
         return maps.detach().to(torch.promote_types(images.dtype, torch.float32))
+
+    def _bearable(self, work: Callable[[], Tensor]) -> Tensor:
+        """What `work` gives; where the device runs out of memory, with half the `chunk`, from then on."""
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                if self.chunk == 1:
+                    raise
+            self.chunk = -(-self.chunk // 2)
+            torch.cuda.empty_cache()
+
+    def _activations(self, images: Tensor) -> Tensor:
+        """The activations of images, shared by all methods of the layer; on grids, by all heads."""
+        if self.split.stem is identity:
+            return images
+        head = None if type(self.model).__dict__.get("one_stem") else self._cell
+
+        @torch.no_grad()
+        def make() -> Tensor:
+            return join([self.split.stem(part) for part in images.split(self.chunk)])
+
+        return share(("activations", self.model, self.layer, head), (images,), make)
 
     @abstractmethod
     def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
@@ -126,8 +152,15 @@ class Attribution(ABC):
 
     def gradients(self, activations: Tensor, targets: Tensor) -> Tensor:
         """Gradients of the target logits, shaped like the activations, float32 at least, `chunk` at a time."""
-        parts = zip(activations.split(self.chunk), targets.split(self.chunk), strict=True)
-        return upcast(join([gradient(self.split.rest, part, indices) for part, indices in parts]))
+
+        def make() -> Tensor:
+            parts = zip(activations.split(self.chunk), targets.split(self.chunk), strict=True)
+            return upcast(join([gradient(self.split.rest, part, indices) for part, indices in parts]))
+
+        if not type(self).__dict__.get("plain_gradients"):
+            return make()
+        kind = ("gradients", self.model, self.layer, self._cell, self.output)
+        return share(kind, (activations, targets), make)
 
 
 ATTRIBUTIONS: Registry[Callable[..., Any]] = Registry("attribution", __package__)
@@ -270,41 +303,6 @@ def takes(model: nn.Module, images: Tensor) -> Iterator[None]:
 def join(pieces: list[Tensor]) -> Tensor:
     """The pieces one after another; a single one without a copy."""
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-
-class Points(NamedTuple):
-    """The points of a sub-batch: `index` says which of `numbers`, ascending, each pair has; both on the device.
-
-    `begun` of the numbers, none or one, are those of a point that an earlier sub-batch began with.
-    """
-
-    index: Tensor
-    numbers: Tensor
-    begun: int = 0
-
-    @property
-    def each(self) -> Tensor:
-        """The point of each pair."""
-        return self.numbers[self.index]
-
-
-def point_chunks(images: int, points: int, chunk: int, device: torch.device) -> Iterator[tuple[Tensor, Points]]:
-    """All pairs of image and point, up to `chunk` of them at a time; the images run fastest.
-
-    The points of a chunk are consecutive and known beforehand, so what is made for a point is made once for a
-    whole batch, and the device need not be asked which there are.
-    """
-    for start in range(0, images * points, chunk):
-        end = min(start + chunk, images * points)
-        flat = torch.arange(start, end, device=device)
-        numbers = torch.arange(start // images, (end - 1) // images + 1, device=device)
-        yield flat % images, Points(flat // images - start // images, numbers, int(start % images > 0))
-
-
-def pair_chunks(images: int, points: int, chunk: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Indices (image, point) of all pairs, as `point_chunks` gives them."""
-    for image, chunked in point_chunks(images, points, chunk, device):
-        yield image, chunked.each
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from faithfulness.attribution.base import Attribution, Passes, point_chunks, register_attribution, upcast
+from faithfulness.attribution.base import Attribution, Passes, register_attribution, upcast
+from faithfulness.attribution.chunks import point_chunks
 from faithfulness.attribution.gradients import fixed_noise
 from faithfulness.core.errors import InputError
 from faithfulness.core.keyed import keyed_normal
@@ -55,6 +56,7 @@ class GradCAM(CAM):
     """Grad-CAM (Selvaraju et al. 2017): the weight is the channel's mean gradient."""
 
     paper = "Selvaraju et al. 2017"
+    plain_gradients = True
 
     def weights(self, images: Tensor, activations: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
         return self.map_gradients(activations, targets).mean(dim=(2, 3), keepdim=True)
@@ -74,6 +76,7 @@ class GradCAMPlusPlus(CAM):
     """
 
     paper = "Chattopadhay et al. 2018"
+    plain_gradients = True
 
     def __init__(self, model: nn.Module, layer: str | None = None, *, variant: str = "paper", **common: Any):
         super().__init__(model, layer, **common)
@@ -153,6 +156,7 @@ class XGradCAM(CAM):
     """
 
     paper = "Fu et al. 2020"
+    plain_gradients = True
 
     def weights(self, images: Tensor, activations: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
         gradients = self.map_gradients(activations, targets)
@@ -164,6 +168,7 @@ class LayerCAM(CAM):
     """Layer-CAM (Jiang et al. 2021): each position weighted by its positive gradient."""
 
     paper = "Jiang et al. 2021"
+    plain_gradients = True
 
     def weights(self, images: Tensor, activations: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
         return self.map_gradients(activations, targets).relu()

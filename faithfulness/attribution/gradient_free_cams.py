@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from faithfulness.attribution.base import Passes, pair_chunks, register_attribution, select_logits, upcast
+from faithfulness.attribution.base import Passes, register_attribution, select_logits, upcast
 from faithfulness.attribution.cams import CAM
+from faithfulness.attribution.chunks import pair_chunks
 from faithfulness.core.errors import InputError
 from faithfulness.core.resize import resize_maps
 

@@ -14,15 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from faithfulness.attribution.base import (
-    Attribution,
-    Passes,
-    Points,
-    gradient,
-    point_chunks,
-    register_attribution,
-    upcast,
-)
+from faithfulness.attribution.base import Attribution, Passes, gradient, register_attribution, upcast
+from faithfulness.attribution.chunks import Points, point_chunks
 from faithfulness.core.errors import InputError
 from faithfulness.core.keyed import keyed_normal, keyed_uniform, make_keys
 
@@ -87,6 +80,7 @@ class Gradient(GradientMethod):
     """
 
     paper = "Simonyan et al. 2014"
+    plain_gradients = True
 
     def __init__(self, model: nn.Module, layer: str | None = None, *, absolute: bool = True, **common: Any):
         super().__init__(model, layer, **common)
@@ -105,6 +99,7 @@ class InputXGradient(GradientMethod):
     """Input × gradient (Shrikumar et al. 2016)."""
 
     paper = "Shrikumar et al. 2016"
+    plain_gradients = True
 
     def relevance(self, activations: Tensor, targets: Tensor) -> Tensor:
         return activations * self.gradients(activations, targets)

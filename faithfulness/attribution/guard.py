@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from faithfulness.attribution.shared import not_sharing
 from faithfulness.core.errors import InputError
 from faithfulness.core.keyed import make_keys
 from faithfulness.core.plugin_files import own_code
@@ -33,7 +34,7 @@ class Guarded:
     def __call__(self, *given: Any) -> Any:
         """What the method returns, unchecked. Raises InputError, with its name, if it has changed the network."""
         copies = [value.clone() if isinstance(value, Tensor) else value for value in given]
-        with unchanged(self.model, self.name), own_code(self.name):
+        with unchanged(self.model, self.name), own_code(self.name), not_sharing():
             return self.explain(*copies)
 
     def __getattr__(self, name: str) -> Any:

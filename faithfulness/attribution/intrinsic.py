@@ -8,14 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from faithfulness.attribution.base import (
-    Attribution,
-    Passes,
-    gradient,
-    pair_chunks,
-    register_attribution,
-    select_logits,
-)
+from faithfulness.attribution.base import Attribution, Passes, gradient, register_attribution, select_logits
+from faithfulness.attribution.chunks import pair_chunks
 from faithfulness.attribution.switches import switched
 from faithfulness.backbones.networks.bagnet import BagNet
 from faithfulness.backbones.networks.bcos import BcosLayer, BcosResNet

@@ -8,15 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from faithfulness.attribution.base import (
-    Attribution,
-    Passes,
-    pair_chunks,
-    point_chunks,
-    register_attribution,
-    select_logits,
-    upcast,
-)
+from faithfulness.attribution.base import Attribution, Passes, register_attribution, select_logits, upcast
+from faithfulness.attribution.chunks import pair_chunks, point_chunks
 from faithfulness.attribution.gradients import make_baseline
 from faithfulness.core.errors import InputError
 from faithfulness.core.keyed import keyed_uniform, make_keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ class Explainable(nn.Module):
     name: str = "model"
     own: str | None = None
     """What a checkpoint calls the user's own code that makes it; None for a network that is built by a known name."""
+    one_stem: ClassVar[bool] = False
+    """Whether the stem of a split is the same for all its cells; a subclass doesn't inherit it."""
 
     @property
     def layout(self) -> Layout | None:

@@ -48,7 +48,7 @@ def passes(monkeypatch):
         return checkpoint
 
     monkeypatch.setattr(eval.frame.run, "load_named", load_counted)
-    monkeypatch.setattr(eval.frame.run, "fitting_chunk", lambda *given: 256)
+    monkeypatch.setattr(eval.frame.run, "fitting_chunk", lambda *given: 128)
     return counted
 
 

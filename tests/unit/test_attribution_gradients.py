@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from faithfulness.attribution import create_attribution
-from faithfulness.attribution.base import Points
+from faithfulness.attribution.chunks import Points
 from faithfulness.attribution.gradients import fixed_noise
 from faithfulness.attribution.guided import guided
 from faithfulness.attribution.smoothing import scaled_kernel, smooth

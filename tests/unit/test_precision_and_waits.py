@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from faithfulness.attribution import create_attribution, select_logits
-from faithfulness.attribution.base import pair_chunks, point_chunks
+from faithfulness.attribution.chunks import pair_chunks, point_chunks
 from faithfulness.backbones import Backbone
 from faithfulness.core import InputError
 from tests.reference.tiny_models import tiny_batch, tiny_model
