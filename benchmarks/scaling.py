@@ -71,16 +71,18 @@ def over(name: str, rows: list[Row], x: Sequence[int]) -> dict[str, Any]:
 
 
 def against_images(call: Any, images: Sequence[int], methods: tuple[int, int] = (1, 8)) -> dict[str, Any]:
-    """Time and memory against images, with few methods and with more: what an image keeps, and what a method's row."""
+    """Time and memory against images, with few methods and with more: what an image keeps, and what a method's row.
+
+    Memory is told by the last two sizes: what is bounded, as the images that the evidence looks at, is full by then.
+    """
     sweeps = {str(count): over("image", [call(images=n, methods=count) for n in images], images) for count in methods}
     memory: dict[str, Any] = {}
     for kind in ("peak_bytes", "gpu_peak_bytes", "part_bytes", "table_bytes"):
         if kind in sweeps[str(methods[0])]["rows"][0]:
-            ends = {count: [sweep["rows"][place][kind] for place in (0, -1)] for count, sweep in sweeps.items()}
-            slopes = {count: (last - first) / (images[-1] - images[0]) for count, (first, last) in ends.items()}
-            least, most = slopes[str(methods[0])], slopes[str(methods[-1])]
-            per_method = (most - least) / (methods[-1] - methods[0])
-            memory[kind] = {"per_image": slopes, "per_image_and_method": per_method}
+            held = {count: [row[kind] for row in sweep["rows"]] for count, sweep in sweeps.items()}
+            slopes = {count: marginal(images, held[count])[-1] for count in held}
+            few, many = (slopes[str(count)] for count in methods)
+            memory[kind] = {"per_image": slopes, "per_image_and_method": (many - few) / (methods[1] - methods[0])}
     return {"methods": sweeps, "memory": memory}
 
 
