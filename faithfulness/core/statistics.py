@@ -14,7 +14,6 @@ from torch import Tensor
 
 from faithfulness.core.ranking import quantize_rows
 
-
 _ENTRIES = 2**18
 """Values of resampled images that are held at once: all of them would take more memory than whatever was scored."""
 

@@ -1,6 +1,7 @@
 """`python -m benchmarks.precision`: what it says of means, orders and drops, against the command's own numbers."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ def test_means_are_the_command_s_and_drops_the_same_bit_for_bit(tmp_path, capsys
     moved, shown = written(tmp_path), capsys.readouterr().out
     for precision, key in (("32-true", "mean_reference"), ("bf16-mixed", "mean")):
         result = evaluate(MODEL, attributions=["ixg", "gradcam"], limit=6, batch_size=4, precision=precision)
+        assert result is not None
         means = {row["attribution"]: row["mean"] for row in result.summary["scores"]}
         assert {row["method"]: row[key] for row in moved["methods"]} == pytest.approx(means, abs=1e-12)
     assert any(row["difference"] for row in moved["methods"])
@@ -60,7 +62,8 @@ def test_what_says_nothing_is_refused(flags, said):
 
 def made(scores, sums, drops):
     kept = Drops(np.array(drops), np.ones(len(drops)))
-    return Scored(None, scores, sums, kept, kept, dict.fromkeys(scores, 1.0))
+    nothing: Any = None  # the result isn't looked at
+    return Scored(nothing, scores, sums, kept, kept, dict.fromkeys(scores, 1.0))
 
 
 def test_what_moves_is_counted():
