@@ -14,6 +14,9 @@ from torch import Tensor
 
 from faithfulness.core.ranking import quantize_rows
 
+_ENTRIES = 2**18
+"""Values of resampled images that are held at once: all of them would take more memory than whatever was scored."""
+
 
 def average_ranks(values: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
     """Ranks 1 … n along the last axis in float64, ties share the mean of their ranks."""
@@ -52,9 +55,8 @@ def mean_interval(values: NDArray[np.floating], seed: int = 0, resamples: int = 
         return (float("nan"), float("nan"))
     if len(values) == 1 or np.ptp(values) == 0:
         return (float(values[0]), float(values[0]))
-    result = stats.bootstrap(
-        (values,), np.mean, n_resamples=resamples, batch=500, method="percentile", rng=np.random.default_rng(seed)
-    )
+    batch, rng = max(1, min(500, _ENTRIES // len(values))), np.random.default_rng(seed)
+    result = stats.bootstrap((values,), np.mean, n_resamples=resamples, batch=batch, method="percentile", rng=rng)
     return (float(result.confidence_interval.low), float(result.confidence_interval.high))
 
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,20 @@ def test_interval_of_degenerate_samples():
     assert mean_interval(np.array([2.0])) == (2.0, 2.0)
     assert mean_interval(np.full(9, 0.5)) == (0.5, 0.5)
     assert np.isnan(mean_interval(np.array([]))).all()
+
+
+def test_an_interval_of_many_values_takes_no_more_memory_and_is_what_it_was():
+    """Against scipy, which holds as many resamples at once as it is told: 40 of 200 000 values take 128 MB."""
+    values = np.random.default_rng(0).uniform(-1, 1, 200_000)
+    tracemalloc.start()
+    found = mean_interval(values, resamples=40)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    plain = stats.bootstrap(
+        (values,), np.mean, n_resamples=40, batch=40, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert peak < 16e6
+    assert found == (plain.low, plain.high)
 
 
 def test_holm_by_hand():
