@@ -85,7 +85,7 @@ def ranked_outcome(
     scores = _scores(table, methods, part.costs, run.options.seed, metric, higher_is_better)
     columns = _columns(table, scores)
     names, p_values = paired_tests(columns)
-    compared = compare_with_control(CONTROL, columns, higher_is_better) if CONTROL in columns else {}
+    compared = compare_with_control(CONTROL, columns, higher_is_better, tested=p_values)
     images = table.drop_duplicates("index")
     accuracy = float((images["predicted"] == images["label"]).mean())
     title = run.title

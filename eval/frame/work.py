@@ -12,11 +12,15 @@ from eval.frame.store import Store
 from faithfulness.attribution import sharing
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import jsonable
+from faithfulness.core.hardware import give_memory_back
 from faithfulness.core.progress import Bar, Progress
 
 WithinMemory = Callable[[Callable[[], Part]], Part]
 PATIENCE = 30.0
 """Seconds of finished work on a batch that may be lost, before its parts are written though the batch isn't done."""
+
+TRIM_EVERY = 16
+"""Batches after which freed memory goes back: small parts that stay hold on to what large ones leave between them."""
 
 
 class _Batch:
@@ -130,9 +134,11 @@ def carry_out(
     with progress.bar(work.name, total, found, batches.unit) as bar:
         if missing:
             loaded = batches.load([batch.number for batch in missing])
-            for batch, content in zip(missing, loaded, strict=True):
+            for done, (batch, content) in enumerate(zip(missing, loaded, strict=True), 1):
                 batch.compute(content, bar, made, within_memory)
                 bar.advance(batches.count(batch.number))
+                if done % TRIM_EVERY == 0:
+                    give_memory_back()
     for batch in started:
         whole.merge(batch.whole())
     return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import socket
@@ -42,6 +43,13 @@ def memory() -> int:
     if limit.isdigit():
         found.append(int(limit))
     return min(found)
+
+
+def give_memory_back() -> None:
+    """Return what the C library holds of freed memory to the system, where it can be asked to (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _read(name: str) -> str:

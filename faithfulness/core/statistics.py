@@ -145,16 +145,21 @@ def _compare(a: NDArray[np.floating], b: NDArray[np.floating]) -> tuple[float, f
 
 
 def compare_with_control(
-    control: str, scores: Mapping[str, NDArray[np.floating]], higher_is_better: bool = True, level: float = 0.05
+    control: str,
+    scores: Mapping[str, NDArray[np.floating]],
+    higher_is_better: bool = True,
+    level: float = 0.05,
+    tested: NDArray[np.floating] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """For each other method: its mean paired `difference` from the control, Holm-corrected `p` and `above`.
 
     `above` holds where p (of all pairs of methods, as in `paired_tests`) is below `level` and the
-    method is the better one, by its mean and by its ranks. Empty where the control wasn't run.
+    method is the better one, by its mean and by its ranks. Empty where the control wasn't run. `tested` are the
+    p-values of `paired_tests`, where they are known already.
     """
     if control not in scores:
         return {}
-    names, matrix = paired_tests(scores)
+    names, matrix = list(scores), paired_tests(scores)[1] if tested is None else tested
     found = {}
     for row, name in enumerate(names):
         if name == control:

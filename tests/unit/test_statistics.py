@@ -187,3 +187,11 @@ def test_no_winner_where_mean_and_ranks_disagree():
     p = paired_tests(scores)[1]
     assert p[0, 1] < 0.05
     assert not pair_winners(scores, p).any()
+
+
+def test_known_tests_are_taken_for_the_control():
+    rng = np.random.default_rng(3)
+    scores = {name: rng.normal(size=20) + shift for name, shift in (("a", 0), ("edge", 0.2), ("b", 2))}
+    assert compare_with_control("edge", scores, tested=paired_tests(scores)[1]) == compare_with_control("edge", scores)
+    shown = compare_with_control("edge", scores, tested=np.full((3, 3), 0.25))
+    assert {entry["p"] for entry in shown.values()} == {0.25}
