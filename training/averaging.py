@@ -26,7 +26,7 @@ class MovingAverage(L.Callback):
     """
 
     def __init__(self, decay: float):
-        self.update = get_ema_multi_avg_fn(decay)
+        self.decay, self._update = decay, get_ema_multi_avg_fn(decay)
         self._weights: dict[str, Tensor] = {}
         self._average: dict[str, Tensor] = {}
         self._kept: list[Tensor] = []
@@ -44,7 +44,7 @@ class MovingAverage(L.Callback):
             return
         self._step = trainer.global_step
         if self._average:
-            self.update(list(self._average.values()), list(self._weights.values()), 0)
+            self._update(list(self._average.values()), list(self._weights.values()), 0)
         else:
             self._average = {name: tensor.clone() for name, tensor in self._weights.items()}
 

@@ -69,7 +69,10 @@ class KeyedData(L.LightningDataModule):
         # Workers fetch their first batches as soon as they are there, before Lightning tells the epoch.
         progress: Any = self.trainer.fit_loop.epoch_progress.current
         batches.set_epoch(progress.processed)
-        return make_loader(samples, batches, self.workers[0 if shuffle else 1])
+        loader = make_loader(samples, batches, self.workers[0 if shuffle else 1])
+        # Of the global generator it would draw a number before or after dropout's seed is set, as it happens.
+        loader.generator = torch.Generator().manual_seed(self.seed)
+        return loader
 
     def train_dataloader(self) -> DataLoader[Batch] | MicroBatches:
         loader = self._loader(self.train, shuffle=True)

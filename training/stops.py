@@ -81,7 +81,7 @@ def explained(error: RuntimeError, trainer: L.Trainer) -> BaseException:
     if "more than 1 value per channel" in str(error):
         return InputError(f"a batch is too small for this network ({error}); raise --batch-size")
     if any(kind.__module__.startswith("torch._dynamo") for kind in type(error).__mro__):
-        return InputError(f"--compile: torch can't compile this network here ({str(error).splitlines()[0]:.120})")
+        return InputError(f"--compile: torch can't compile this network here ({' '.join(str(error).split()):.150})")
     if trainer.world_size == 1:
         return error
     deadline = time.monotonic() + 2 * _WAIT

@@ -43,7 +43,7 @@ def _how(recipe: Recipe, part: int) -> str:
     """What isn't so in every training of how a step is computed; empty if nothing."""
     said = {
         "accumulate": f"a step in {recipe.accumulate} parts, {part} images at once on each device",
-        "clip": f"the gradient's norm is at most {recipe.clip:g}" if recipe.clip else "",
+        "clip": f"the gradient's norm is at most {recipe.clip}",
         "ema": f"a moving average of the weights ({recipe.ema}) is validated and kept",
         "compile": "torch compiles the network, which takes a while at the first step",
     }
