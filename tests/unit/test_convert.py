@@ -40,7 +40,11 @@ SOURCES = {
         64,
     ),
     "x_resnet14_small": (functools.partial(published_names.fixup, bias=False, **SMALL), plain_networks.fixup, 64),
-    "bagnet33_small": (functools.partial(published_names.bagnet33, base=16, layers=(1, 1, 1, 1)), plain_networks.bagnet, 64),
+    "bagnet33_small": (
+        functools.partial(published_names.bagnet33, base=16, layers=(1, 1, 1, 1)),
+        plain_networks.bagnet,
+        64,
+    ),
     "bcos_vitc_small": (
         lambda classes: published_names.bcos_vit(64, 3, 128, classes, (16, 32, 64), 1),
         functools.partial(plain_networks.bcos_vit, heads=4, side=1),
