@@ -4,10 +4,10 @@
     python -m benchmarks.training --data digits --batch-size 64                    # the embedded recipe
     python -m benchmarks.training --model resnet50 --batch-size 256 --device cuda --precision bf16-mixed --workers 12
 
-Same network, optimizer, schedule, precision and batch size, one after the other in one process, round by round. The bare
-loop has its normalized images in the device's memory: no Lightning, no reading, no deletion, no record. What is timed of
-ours are the steps of an epoch, whatever happens in between; validation and checkpoints are left out. Photographs are
-JPEGs of ImageNet's form that are written into a temporary folder first.
+Same network, optimizer, schedule, precision and batch size, one after the other in one process, round by round. The
+bare loop has its normalized images in the device's memory: no Lightning, no reading, no deletion, no record. What is
+timed of ours are the steps of an epoch, whatever happens in between; validation and checkpoints are left out.
+Photographs are JPEGs of ImageNet's form that are written into a temporary folder first.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ from training.recipe import EMBEDDED, Recipe
 from training.run import run_training
 
 Precision = Literal["32-true", "tf32", "bf16-mixed", "16-mixed"]
-CLASSES, DISTINCT, WARM = 10, 64, 2
-"""Of the photographs, how many differ (the others are links); steps that aren't timed."""
+CLASSES = {"photographs": 2, "digits": 10}
+DISTINCT, WARM = 64, 2
+"""How many photographs differ (the others are links); steps that aren't timed."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def bare(setting: Setting, recipe: Recipe) -> float:
     run: Callable[..., Any] = torch.compile(network.forward, dynamic=False) if setting.compile else network
     scaler = torch.amp.GradScaler(setting.device, enabled=setting.precision == "16-mixed")
     images = torch.randn(setting.batch_size, 3, *network.input_size, device=setting.device)
-    labels = torch.arange(setting.batch_size, device=setting.device) % CLASSES
+    labels = torch.arange(setting.batch_size, device=setting.device) % 2
     cast = AUTOCAST.get(setting.precision)
     began = 0.0
     for step in range(WARM + setting.steps):
@@ -171,7 +172,7 @@ def write_photographs(root: Path, images: int, validation: int, seed: int) -> No
     originals = []
     for split, count in (("train", images), ("val", validation)):
         for number in range(count):
-            path = root / split / f"class{number % CLASSES}" / f"{number}.jpg"
+            path = root / split / f"class{number % CLASSES['photographs']}" / f"{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             if len(originals) == DISTINCT:
                 os.link(originals[number % DISTINCT], path)
@@ -252,11 +253,11 @@ def main(
     given = EMBEDDED.model_args if digits and model is None else {}
     model = model or (EMBEDDED.model if digits else "resnet18")
     torch.manual_seed(seed)
-    network = create_backbone(model, CLASSES, input_size=input_size or (64 if digits else 224), **given)
+    network = create_backbone(model, CLASSES[data], input_size=input_size or (64 if digits else 224), **given)
     setting = Setting(network, data, batch_size, steps, device, precision, compile, workers, seed)
     with tempfile.TemporaryDirectory() as name:
         if not digits:
-            write_photographs(Path(name) / "data", setting.images, batch_size, seed)
+            write_photographs(Path(name) / "data", setting.images, max(batch_size, 2), seed)
             setting = replace(setting, data=f"imagefolder:{name}/data")
         found = summary(measure(setting, Path(name), rounds), batch_size, workers)
     rows = [

@@ -1,4 +1,4 @@
-"""A moving average of the weights: it is validated, chosen as the best and exported; the training goes on without it."""
+"""A moving average of the weights: it is validated, chosen and exported, and the training goes on without it."""
 
 from __future__ import annotations
 

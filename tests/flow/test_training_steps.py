@@ -166,7 +166,7 @@ def test_a_network_that_torch_cannot_compile_is_one_line(tmp_path, monkeypatch):
         raise ValueError("no compiler")
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    with pytest.raises(InputError, match="--compile: torch can't compile this network here .*no compiler"):
+    with pytest.raises(InputError, match=r"--compile: torch can't compile this network here .*no compiler"):
         finetune(tmp_path / "run", compile=True)
     assert not (tmp_path / "run").exists()
 

@@ -1,4 +1,4 @@
-"""Fine-tuning as a plain loop over whole batches: the loss, its gradient, the norm, the step and the average by hand."""
+"""Fine-tuning as a plain loop over whole batches: loss, gradient, norm, step and average by hand."""
 
 import copy
 
