@@ -29,7 +29,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 import checkpoints
 from benchmarks.attribution import check_device
@@ -58,7 +57,7 @@ DISTINCT, WARM = 64, 2
 class Setting:
     """What all three loops share. `data` is as `--data` takes it."""
 
-    network: nn.Module
+    network: Any
     data: str
     batch_size: int
     steps: int
@@ -227,6 +226,16 @@ def summary(times: dict[str, list[float]], batch_size: int, workers: int) -> dic
     }
 
 
+def show(found: dict[str, Any]) -> None:
+    """A table of the three loops, and what it comes to."""
+    rates = found["images_per_second"]
+    rows = [(name, f"{value:.4f}", f"{rates[name]:.4g}") for name, value in found["seconds_per_step"].items()]
+    print(format_table(("", "s/step", "images/s"), rows))
+    apart = found["over_bare_without_reading"]
+    said = "" if apart is None else f", {apart:.3f} without reading"
+    print(f"{found['over_bare']:.3f} of the bare loop's time per step{said}")
+
+
 def main(
     model: str | None = None,
     data: Literal["photographs", "digits"] = "photographs",
@@ -271,14 +280,7 @@ def main(
             write_photographs(Path(name) / "data", setting.images, max(batch_size, 2), seed)
             setting = replace(setting, data=f"imagefolder:{name}/data")
         found = summary(measure(setting, Path(name), rounds), batch_size, workers)
-    rows = [
-        (name, f"{value:.4f}", f"{found['images_per_second'][name]:.4g}")
-        for name, value in found["seconds_per_step"].items()
-    ]
-    print(format_table(("", "s/step", "images/s"), rows))
-    apart = found["over_bare_without_reading"]
-    said = "" if apart is None else f", {apart:.3f} without reading"
-    print(f"{found['over_bare']:.3f} of the bare loop's time per step{said}")
+    show(found)
     if out is not None:
         settings = {
             "model": model, "data": data, "input_size": network.input_size[0], "batch_size": batch_size, "steps": steps,

@@ -142,7 +142,7 @@ class DeletionFineTuner(L.LightningModule):
         shares = self.trainer.world_size * self.recipe.accumulate
         if shares == 1:
             return loss
-        total = batch["whole"].float() if "whole" in batch else torch.tensor(float(images), device=self.device)
+        total = batch["whole"].float() if "whole" in batch else torch.full((), float(images), device=self.device)
         if self.trainer.world_size > 1:
             total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return loss * (images * shares / total.clamp(min=1))
