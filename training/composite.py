@@ -46,8 +46,8 @@ class CompositeSpec:
         """Raise InputError if a batch of that many images makes no grid."""
         if not self.grids(batch):
             raise InputError(
-                f"a share of {self.probability:g} of {batch} images per device and step makes no {self.scale}×"
-                f"{self.scale} grid; raise --composite-prob or --batch-size"
+                f"a share of {self.probability:g} of {batch} images at once on each device makes no {self.scale}×"
+                f"{self.scale} grid; raise --composite-prob or --batch-size, or lower --accumulate"
             )
 
 

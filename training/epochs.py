@@ -63,6 +63,7 @@ class EpochLog(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """A line a minute, where there is no bar."""
+        assert isinstance(pl_module, DeletionFineTuner)
         now = time.monotonic()
         if (
             not trainer.is_global_zero
@@ -71,11 +72,11 @@ class EpochLog(L.Callback):
         ):
             return
         self._said = now
-        rate = (batch_idx + 1) * self.batch_size / max(now - self._start, 1e-9)
-        loss = float(outputs["loss"]) if isinstance(outputs, dict) and "loss" in outputs else float("nan")
+        parts = trainer.accumulate_grad_batches
+        rate = (batch_idx + 1) / parts * self.batch_size / max(now - self._start, 1e-9)
         self.progress.say(
-            f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, step {batch_idx + 1} of "
-            f"{trainer.num_training_batches}: {rate:.3g} images/s, {self._left(trainer)} left, loss {loss:.4g}"
+            f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}, step {batch_idx // parts + 1} of "
+            f"{_steps(trainer)}: {rate:.3g} images/s, {self._left(trainer)} left, loss {pl_module.last_loss:.4g}"
         )
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -87,7 +88,7 @@ class EpochLog(L.Callback):
         loss = pl_module.mean_loss()
         if not trainer.is_global_zero:
             return
-        images = trainer.num_training_batches * self.batch_size
+        images = _steps(trainer) * self.batch_size
         row = {
             "epoch": trainer.current_epoch,
             "learning_rate": self._lr,
@@ -114,8 +115,13 @@ class EpochLog(L.Callback):
     def _left(self, trainer: L.Trainer) -> str:
         """How long the rest will take, as long as it goes on like this."""
         done = trainer.global_step - self._first
-        rest = trainer.num_training_batches * (trainer.max_epochs or 0) - trainer.global_step
+        rest = _steps(trainer) * (trainer.max_epochs or 0) - trainer.global_step
         return duration(rest * (time.monotonic() - self._began) / max(done, 1))
+
+
+def _steps(trainer: L.Trainer) -> int:
+    """Optimizer steps of an epoch, of which Lightning's batches are parts."""
+    return int(trainer.num_training_batches) // trainer.accumulate_grad_batches
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -24,6 +24,7 @@ from faithfulness.core.precision import use_precision
 from faithfulness.core.progress import Progress, silence_lightning
 from faithfulness.core.results import environment
 from faithfulness.core.stopping import STOPS, ignore_signals, watching_others
+from training.averaging import MovingAverage
 from training.batches import KeyedData
 from training.epochs import LOGS, EpochLog, processes_caution
 from training.folder import SETTINGS, only_writer, remove_leftovers, replacing
@@ -72,10 +73,13 @@ class Fit:
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise InputError(f"no training on such devices: {' '.join(str(error).split())[:200]}") from error
         processes = trainer.num_devices * trainer.num_nodes
-        if batches.batch_size % processes:
+        if batches.batch_size % (processes * batches.accumulate):
+            parts = f" × {batches.accumulate} parts (--accumulate)" if batches.accumulate > 1 else ""
             raise InputError(
-                f"--batch-size {batches.batch_size} is the whole batch and must be a multiple of {processes} devices"
+                f"--batch-size {batches.batch_size} is the whole batch and must be a multiple of {processes} "
+                f"device{'s' * (processes > 1)}{parts}"
             )
+        module.share(processes)
         if hardware.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
             raise InputError("--precision 16-mixed needs a GPU; a CPU has bf16-mixed")
         batches.share(processes, trainer.num_devices)
@@ -195,11 +199,15 @@ def _make_trainer(
         warnings.filterwarnings("ignore", message=message)
     terminal = not progress.quiet and progress.stream.isatty()
     best, last = Kept(out, BEST, f"val/{module.measure}_deleted"), Kept(out, LAST)
+    recipe = module.recipe
+    average = [] if recipe.ema is None else [MovingAverage(recipe.ema)]
     trainer = L.Trainer(
-        max_epochs=module.recipe.epochs,
+        max_epochs=recipe.epochs,
+        accumulate_grad_batches=recipe.accumulate,
+        gradient_clip_val=recipe.clip,
         **hardware._replace(precision=use_precision(hardware.precision))._asdict(),
         logger=TensorBoardLogger(out, LOGS, version=""),
-        callbacks=[Signals(), log, best, last, *([TQDMProgressBar()] if terminal else [])],
+        callbacks=[Signals(), log, *average, best, last, *([TQDMProgressBar()] if terminal else [])],
         plugins=[files, *environments()],
         enable_progress_bar=terminal,
         use_distributed_sampler=False,

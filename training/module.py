@@ -50,6 +50,7 @@ class DeletionFineTuner(L.LightningModule):
         data: what is trained on; it augments batches where that isn't done as they are read.
     Attributes:
         run: digest of the settings, by which a checkpoint is known to be of this run.
+        part: how many images the network sees at once on each process, where all can be read.
     """
 
     measure: str
@@ -75,11 +76,24 @@ class DeletionFineTuner(L.LightningModule):
         self._corrupt: set[int] = set()
         self._losses: list[tuple[Tensor, int]] = []
         self._validated = 0
-        self.run = ""
+        self._compiled = torch.compile(backbone.forward, dynamic=False) if recipe.compile else None
+        self.run, self.part = "", recipe.batch_size // recipe.accumulate
+
+    def share(self, processes: int) -> None:
+        """Told how many processes share a batch. Raises InputError where that leaves each too few images."""
+        self.part = self.recipe.batch_size // (processes * self.recipe.accumulate)
+
+    def network(self, images: int) -> Callable[[Tensor], Tensor]:
+        """What runs so many images in training: the compiled network if it was asked for.
+
+        Where corrupt images are left out, it is the plain one: for another number of images torch would compile
+        anew, for any number from then on, and a resumed run, which hasn't met them, would round otherwise.
+        """
+        return self._compiled if self._compiled is not None and images == self.part else self.backbone
 
     def loss_of(self, images: Tensor, labels: Tensor, keys: Tensor) -> Tensor:
         """The training loss of a batch; `keys` (B,) are of (seed, epoch, sample index)."""
-        return self.loss(self.backbone(images), labels)
+        return self.loss(self.network(len(images))(images), labels)
 
     def update_metric(self, metric: Any, predictions: Tensor, labels: Tensor) -> None:
         """Add predicted classes, shaped like the labels, to a metric."""
@@ -97,13 +111,15 @@ class DeletionFineTuner(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(int(make_keys(self.seed, self.current_epoch, self.global_rank, _GLOBAL)))
+        if self.current_epoch:  # as a loader without workers did once, so that runs are what they were
+            torch.empty((), dtype=torch.int64).random_()
         self._record.clear()
         self._losses.clear()
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         self._corrupt.update(batch["corrupt"].tolist())
         if "image" not in batch:
-            return self.shared(self._no_loss(), 0)
+            return self.shared(self._no_loss(), 0, batch)
         keys = make_keys(self.seed, batch["epoch"], batch["index"])
         pixels = augment_batch(self.data, batch["image"], keys)
         cells = self.deletion.sample_cells(self.seed, batch["epoch"], batch["index"])
@@ -112,7 +128,7 @@ class DeletionFineTuner(L.LightningModule):
         self._record.append({**self.record(batch), "cell": cells, "pixels": digest_pixels(pixels)})
         self._losses.append((loss.detach(), len(images)))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
-        return self.shared(loss, len(images))
+        return self.shared(loss, len(images), batch)
 
     def _no_loss(self) -> Tensor:
         """0, with a gradient of 0 for every parameter: what a batch without a readable image has to give.
@@ -121,12 +137,20 @@ class DeletionFineTuner(L.LightningModule):
         """
         return torch.stack([parameter.sum() * 0 for parameter in self.parameters() if parameter.requires_grad]).sum()
 
-    def shared(self, loss: Tensor, images: int) -> Tensor:
-        """The loss, weighted so that the mean over processes is that over all their images."""
-        if self.trainer.world_size == 1:
+    def shared(self, loss: Tensor, images: int, batch: Batch) -> Tensor:
+        """The loss, weighted so that the mean over processes and parts of a batch is that over all their images."""
+        shares = self.trainer.world_size * self.recipe.accumulate
+        if shares == 1:
             return loss
-        total = self.trainer.strategy.reduce(torch.tensor(float(images), device=self.device), reduce_op="sum")
-        return loss * (images * self.trainer.world_size / total.clamp(min=1))
+        total = batch["whole"].float() if "whole" in batch else torch.full((), float(images), device=self.device)
+        if self.trainer.world_size > 1:
+            total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        return loss * (images * shares / total.clamp(min=1))
+
+    @property
+    def last_loss(self) -> float:
+        """Of the last images that were trained on, in this epoch; NaN if there were none."""
+        return float(self._losses[-1][0]) if self._losses else float("nan")
 
     def mean_loss(self) -> float:
         """The epoch's training loss, the mean over the images of all processes; every process has to ask."""
@@ -234,11 +258,15 @@ class PatchFineTuner(DeletionFineTuner):
         composite: CompositeSpec | None = None,
     ):
         super().__init__(backbone, deletion, recipe, seed, deletions, data, loss_function(recipe.loss), MeanMetric)
-        if composite:
-            composite.check(recipe.batch_size)
         self.composite = Composite(composite, backbone) if composite else None
+        self.share(1)
         if composite:
             self.metrics["accuracy_grid"] = MeanMetric()
+
+    def share(self, processes: int) -> None:
+        super().share(processes)
+        if self.composite is not None:
+            self.composite.spec.check(self.part)
 
     def update_metric(self, metric: Any, predictions: Tensor, labels: Tensor) -> None:
         metric.update((predictions == labels).float())
@@ -246,7 +274,7 @@ class PatchFineTuner(DeletionFineTuner):
     def loss_of(self, images: Tensor, labels: Tensor, keys: Tensor) -> Tensor:
         if self.composite is None:
             return super().loss_of(images, labels, keys)
-        return self.loss(*self.composite.logits(self.backbone, images, labels, keys))
+        return self.loss(*self.composite.logits(self.network(len(images)), images, labels, keys))
 
     def validate(self, batch: Batch) -> None:
         """Besides, with `composite`: accuracy of the cells' heads on the grids that the batch makes."""

@@ -20,7 +20,7 @@ from faithfulness.core.plugin_files import file_of, is_in_file
 from faithfulness.core.stopping import is_first
 from training.folder import check_folder
 from training.ranges import check_hardware, check_numbers
-from training.recipe import Recipe, recipe_for
+from training.recipe import OFF, Recipe, recipe_for
 
 
 @dataclass(kw_only=True)
@@ -40,12 +40,17 @@ class TrainingOptions:
         deletion_probability: share of the images that lose a cell.
         epochs: passes over the training images; this and the flags below default to the recipe.
         batch_size: images per step, over all devices together.
+        accumulate: parts that a batch is computed in, one after the other, where a device's share doesn't fit into its
+            memory; the gradient is that of the whole, but BatchNorm's statistics are those of each part.
         lr: learning rate (of step 0 for `step`, the peak for `onecycle`).
         optimizer: sgd or adamw.
         momentum: of sgd.
         weight_decay: weight decay.
         schedule: step (×0.1 every --step-epochs) or onecycle.
         step_epochs: epochs between two steps of the schedule.
+        clip: the largest norm of the gradient of all weights together; a longer one is shortened.
+        ema: decay per step of a moving average of the weights, such as 0.999; the average is what is validated, chosen
+            as the best and written.
         train_images: how many scenes to draw, for digits.
         val_images: how many validation scenes to draw, for digits.
         accelerator: as in Lightning.
@@ -53,6 +58,7 @@ class TrainingOptions:
         num_nodes: how many nodes.
         strategy: auto, or ddp for several processes.
         precision: 32-true (IEEE), tf32, bf16-mixed or 16-mixed.
+        compile: train with the network compiled by torch.compile; the weights are those of the plain network.
         workers: loader processes of each of the two loaders; by default what the processors bear, for files, and none
             for digits and for data of one's own.
         seed: keys every random choice.
@@ -67,7 +73,7 @@ class TrainingOptions:
         "data": ("data", "train_images", "val_images", "skip_corrupt"),
         "deletion": ("grid", "fill", "deletion_probability"),
         "output": ("out", "resume", "overwrite", "quiet"),
-        "hardware": ("accelerator", "devices", "num_nodes", "strategy", "precision", "workers"),
+        "hardware": ("accelerator", "devices", "num_nodes", "strategy", "precision", "compile", "workers"),
     }
     SEGMENTS: ClassVar[bool] = False
     """Whether the recipes are those of segmentation."""
@@ -84,12 +90,15 @@ class TrainingOptions:
     deletion_probability: float = 0.5
     epochs: int | None = None
     batch_size: int | None = None
+    accumulate: int = 1
     lr: float | None = None
     optimizer: Literal["sgd", "adamw"] | None = None
     momentum: float | None = None
     weight_decay: float | None = None
     schedule: Literal["step", "onecycle"] | None = None
     step_epochs: int | None = None
+    clip: float | None = None
+    ema: float | None = None
     train_images: int | None = None
     val_images: int | None = None
     accelerator: str = "auto"
@@ -97,6 +106,7 @@ class TrainingOptions:
     num_nodes: int = 1
     strategy: Literal["auto", "ddp"] = "auto"
     precision: Literal["32-true", "tf32", "bf16-mixed", "16-mixed"] = "32-true"
+    compile: bool = False
     workers: int | None = None
     seed: int = 0
     resume: bool = False
@@ -143,13 +153,16 @@ class TrainingOptions:
         return recipe.override(**{**given, "model": named(self.model), "model_args": arguments})
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        """What a run records of itself: the flags, with what the recipe decided; objects by their names."""
+        """What a run records of itself: the flags, with what the recipe decided; objects by their names.
+
+        Of `OFF`, only what is on.
+        """
         ours = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         given = {name: value for name, value in ours.items() if name not in ("out", "resume", "overwrite", "quiet")}
         grid = self.deletion().grid
-        return {**given, "data": named(self.data), "arch": named(self.arch), **asdict(recipe)} | {
-            "grid": [grid.rows, grid.cols]
-        }
+        all_of_it = {**given, "data": named(self.data), "arch": named(self.arch), **asdict(recipe)}
+        said = {name: value for name, value in all_of_it.items() if name not in OFF or value != OFF[name]}
+        return said | {"grid": [grid.rows, grid.cols]}
 
     def command(self, settings: Mapping[str, Any]) -> str | None:
         """The command line that says all of `settings` but where it ran; None where a model or data came as objects."""

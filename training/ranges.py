@@ -13,6 +13,7 @@ MOST_SEEDS = 2**63
 _AT_LEAST = {
     "epochs": 1,
     "batch_size": 1,
+    "accumulate": 1,
     "step_epochs": 1,
     "train_images": 1,
     "val_images": 1,
@@ -32,6 +33,8 @@ def check_numbers(options: Any) -> None:
         "lr": (math.ulp(0.0), math.inf, "be above 0"),
         "weight_decay": (0.0, math.inf, "be at least 0"),
         "momentum": (0.0, 1.0, "lie in [0, 1)"),
+        "clip": (math.ulp(0.0), math.inf, "be above 0"),
+        "ema": (math.ulp(0.0), 1.0, "lie in (0, 1)"),
     }.items():
         value = getattr(options, name)
         if value is not None and not low <= value < high:

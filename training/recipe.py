@@ -10,7 +10,10 @@ Loss = Literal["cross_entropy", "binary_cross_entropy"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training run does besides deletion. `schedule`: `step` is ×0.1 every `step_epochs`."""
+    """What a training run does besides deletion. `schedule`: `step` is ×0.1 every `step_epochs`.
+
+    `accumulate` to `compile` are how it is computed, and off in every recipe: see `TrainingOptions`.
+    """
 
     model: str
     epochs: int
@@ -23,12 +26,19 @@ class Recipe:
     step_epochs: int = 10
     loss: Loss = "cross_entropy"
     model_args: dict[str, Any] = field(default_factory=dict)
+    accumulate: int = 1
+    clip: float | None = None
+    ema: float | None = None
+    compile: bool = False
 
     def override(self, **given: Any) -> Recipe:
         """This recipe with whatever was given (not None) in its place."""
         names = {entry.name for entry in fields(self)}
         return replace(self, **{name: value for name, value in given.items() if name in names and value is not None})
 
+
+OFF: dict[str, Any] = {"accumulate": 1, "clip": None, "ema": None, "compile": False}
+"""What a record says nothing of, so that runs made before there were these flags are the same runs."""
 
 PUBLISHED = Recipe(model="resnet50", epochs=30, batch_size=256, lr=1e-3)
 """Hesse et al. 2024: SGD, momentum 0.9, weight decay 1e-4, ×0.1 every 10 of 30 epochs."""

@@ -63,7 +63,7 @@ def run_training(
         task.samples(data, network.data_config, training=trains, seed=options.seed, skip_corrupt=options.skip_corrupt)
         for data, trains in ((train, True), (val, False))
     )
-    batches = KeyedData(training, validation, recipe.batch_size, options.seed, options.workers)
+    batches = KeyedData(training, validation, recipe.batch_size, options.seed, options.workers, recipe.accumulate)
     hardware = Hardware(options.accelerator, options.devices, options.num_nodes, options.strategy, options.precision)
     fit = Fit.prepare(options.out, module, batches, hardware, progress)
     if fit.trainer.is_global_zero:  # the others would ask for the size of every file too

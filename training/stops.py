@@ -79,7 +79,9 @@ def end_processes(processes: list[subprocess.Popen[Any]]) -> None:
 def explained(error: RuntimeError, trainer: L.Trainer) -> BaseException:
     """Why an error came: another process of this run has gone, or what the network can't do; else the error itself."""
     if "more than 1 value per channel" in str(error):
-        return InputError(f"a batch is too small for this network ({error}); raise --batch-size")
+        return InputError(f"a batch is too small for this network ({error}); raise --batch-size or lower --accumulate")
+    if any(kind.__module__.startswith("torch._dynamo") for kind in type(error).__mro__):
+        return InputError(f"--compile: torch can't compile this network here ({' '.join(str(error).split()):.150})")
     if trainer.world_size == 1:
         return error
     deadline = time.monotonic() + 2 * _WAIT

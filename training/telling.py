@@ -10,6 +10,7 @@ from faithfulness.core.progress import duration, size
 from faithfulness.core.tables import format_table
 from training.epochs import LOGS, TABLE
 from training.fit import Fit
+from training.recipe import OFF, Recipe
 
 
 def plan(fit: Fit, network: str, precision: str) -> str:
@@ -19,6 +20,7 @@ def plan(fit: Fit, network: str, precision: str) -> str:
     train, val = batches.train.source, batches.val.source
     steps = batches.steps_per_epoch
     rate = f"{recipe.optimizer}, learning rate {recipe.lr:g} ({recipe.schedule})"
+    how = _how(recipe, module.part)
     grid = f"{deletion.grid.rows}×{deletion.grid.cols}"
     where = trainer.strategy.root_device.type
     readers = " and ".join(map(str, batches.workers))
@@ -29,6 +31,7 @@ def plan(fit: Fit, network: str, precision: str) -> str:
             f"{len(train.classes)} classes",
             f"{recipe.epochs} epochs of {steps} steps of {recipe.batch_size} images; {rate}; a share of "
             f"{deletion.probability:g} loses a cell of {grid}",
+            *([how] if how else []),
             f"{processes}, {precision}; {readers} loader workers each; writes {out}",
             f"{size(float(_kept_bytes(fit)))} on each device for weights, gradients and the optimizer, and more for a "
             "batch; how long it takes is said as it goes on",
@@ -36,11 +39,23 @@ def plan(fit: Fit, network: str, precision: str) -> str:
     )
 
 
+def _how(recipe: Recipe, part: int) -> str:
+    """What isn't so in every training of how a step is computed; empty if nothing."""
+    said = {
+        "accumulate": f"a step in {recipe.accumulate} parts, {part} images at once on each device",
+        "clip": f"the gradient's norm is at most {recipe.clip}",
+        "ema": f"a moving average of the weights ({recipe.ema}) is validated and kept",
+        "compile": "torch compiles the network, which takes a while at the first step",
+    }
+    return "; ".join(text for name, text in said.items() if getattr(recipe, name) != OFF[name])
+
+
 def _kept_bytes(fit: Fit) -> int:
     """What lies in memory all the time: the network's state, and per trained weight a gradient and the optimizer's."""
     module = fit.module
     copies = {"sgd": 2 if module.recipe.momentum else 1}.get(module.recipe.optimizer, 3)
     state = sum(tensor.nbytes for tensor in module.backbone.state_dict().values())
+    state *= 1 if module.recipe.ema is None else 2
     return state + copies * sum(weight.nbytes for weight in module.backbone.parameters() if weight.requires_grad)
 
 

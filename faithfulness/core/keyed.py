@@ -44,7 +44,10 @@ def make_keys(*parts: int | Tensor, device: torch.device | str | None = None) ->
         device = next((p.device for p in parts if isinstance(p, Tensor)), torch.device("cpu"))
     key = torch.zeros((), dtype=torch.int64, device=device)
     for part in parts:
-        key = _mix((key ^ torch.as_tensor(part, dtype=torch.int64, device=device)) + _GAMMA)
+        # An integer is filled in: to copy it there, the CPU would wait until the GPU has done all that it was given.
+        where = {"dtype": torch.int64, "device": device}
+        bits = torch.full((), part, **where) if isinstance(part, int) else torch.as_tensor(part, **where)
+        key = _mix((key ^ bits) + _GAMMA)
     return key
 
 

@@ -34,7 +34,9 @@ def normalize(images: Tensor, data_config: dict[str, Any], dtype: torch.dtype = 
     if images.is_floating_point():
         return images.to(dtype)
     mean, std = (
-        torch.tensor(data_config[key], dtype=dtype, device=images.device).view(1, -1, 1, 1) for key in ("mean", "std")
+        # Without waiting for the device.
+        torch.tensor(data_config[key], dtype=dtype).to(images.device, non_blocking=True).view(1, -1, 1, 1)
+        for key in ("mean", "std")
     )
     return (images.to(dtype) / 255 - mean) / std
 

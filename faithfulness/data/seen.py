@@ -25,4 +25,4 @@ def digest_pixels(pixels: Num[Tensor, "b c h w"]) -> Int[Tensor, " b"]:
     rows, cols = (
         torch.linspace(0, side - 1, min(side, _LOOKS), device=pixels.device).long() for side in pixels.shape[2:]
     )
-    return content_keys(pixels[:, :, rows][..., cols].float())
+    return content_keys(pixels.index_select(2, rows).index_select(3, cols).float())

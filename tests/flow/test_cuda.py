@@ -106,8 +106,9 @@ def test_training_sees_what_it_sees_on_a_processor(command, precision, tmp_path)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values() if tensor.is_floating_point())
 
 
-def test_a_resumed_training_goes_on_as_if_never_stopped(tmp_path):
-    words = [*TRAINING, "--batch-size", "16", "--accelerator", "cuda", "--devices", "1"]
+@pytest.mark.parametrize("steps", ["", "--accumulate 2 --clip 1 --ema 0.9 --precision 16-mixed"])
+def test_a_resumed_training_goes_on_as_if_never_stopped(steps, tmp_path):
+    words = [*TRAINING, "--batch-size", "16", "--accelerator", "cuda", "--devices", "1", *steps.split()]
     whole, short = tmp_path / "whole", tmp_path / "short"
     assert patch_finetune.main([*words, "--out", str(whole)]) == 0
     with pytest.MonkeyPatch.context() as patch:

@@ -98,9 +98,9 @@ def test_stopped_and_resumed_with_workers_sees_the_same(whole, folder, tmp_path,
     assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-def test_two_processes_see_what_one_sees(whole, folder, tmp_path):
+def test_two_processes_that_accumulate_see_what_one_sees(whole, folder, tmp_path):
     out = tmp_path / "two"
-    command = [*COMMAND, "--out", str(out), *flags(folder, "--devices", 2)]
+    command = [*COMMAND, "--out", str(out), *flags(folder, "--devices", 2, "--accumulate", 2)]
     subprocess.run(command, check=True, env=ENVIRONMENT, timeout=400, stdout=subprocess.DEVNULL)
     for epoch in range(EPOCHS):
         halves = [part.assign(step=np.arange(len(part)) // (BATCH // 2)) for part in record(out, epoch, ranks=2)]

@@ -70,7 +70,7 @@ def call(command, arguments, places):
 @pytest.fixture(scope="module")
 def watched():
     """What the commands hand to Fabric, to Lightning's trainer, to the loaders and to the samples."""
-    seen = SimpleNamespace(models=[])
+    seen = SimpleNamespace(models=[], compiled=[])
     make, samples, train = (
         faithfulness.data.loading.make_loader,
         faithfulness.data.loading.KeyedSamples.__init__,
@@ -109,6 +109,7 @@ def watched():
         patch.setattr(faithfulness.data.loading.KeyedSamples, "__init__", read)
         patch.setattr(eval.frame.compositions, "confidences", confident)
         patch.setattr("training.fit.L.Trainer", trainer)
+        patch.setattr(torch, "compile", lambda network, **given: seen.compiled.append(network) or network)
         yield seen
 
 
@@ -124,6 +125,7 @@ def run(request, places, watched, tmp_path_factory):
         write_json(out / "summary.json", {"schema": 1, "protocol": command, "files": ["summary.json", "plots/old.png"]})
         write_json(out / "plots" / "old.png", {})
     watched.models.clear()
+    watched.compiled.clear()
     arguments = [word for words, _ in own.values() for word in words] + ["--out", out]
     status, printed, errors = call(command, arguments, places)
     assert status in ((0, 1) if command == "leakage" else (0,)), errors
