@@ -111,8 +111,6 @@ class DeletionFineTuner(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(int(make_keys(self.seed, self.current_epoch, self.global_rank, _GLOBAL)))
-        if self.current_epoch:  # as a loader without workers did once, so that runs are what they were
-            torch.empty((), dtype=torch.int64).random_()
         self._record.clear()
         self._losses.clear()
 
