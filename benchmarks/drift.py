@@ -38,7 +38,7 @@ class Kept(SingleDeletion):
         """As it is; beside it the drops that aren't taken in full precision."""
         part = super().delete(batch, done)
         with self.run.autocast():
-            logits = self.logits(self.run.checkpoint, batch.images)
+            logits = self.logits(self.network, self.run.checkpoint.name, batch.images)
         drops, scale = (measure(*logits, batch.labels) for measure in (idsds.drops_of, idsds.drop_scale))
         part.add("rounded drops", drops=drops.double(), scale=scale.double())
         return part

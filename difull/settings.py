@@ -20,7 +20,7 @@ from faithfulness.backbones import Explainable, Layout, Split, as_explainable
 from faithfulness.backbones.backbone import check_module
 from faithfulness.backbones.split import Transform, identity, run_steps
 from faithfulness.core.checks import check_images
-from faithfulness.core.errors import InputError
+from faithfulness.core.errors import InputError, is_out_of_memory
 from faithfulness.core.keyed import keyed_uniform, make_keys
 
 
@@ -278,7 +278,7 @@ class GridPG(GridSetting):
                 if _same(whole, layout.head(probe.flip(2, 3))):
                     return False
             except RuntimeError as error:
-                if isinstance(error, torch.OutOfMemoryError):
+                if is_out_of_memory(error):
                     raise
                 return True
             return not _same(whole, slide_head(layout.head, probe, self.scale))
@@ -307,7 +307,7 @@ def refusals(what: str) -> Iterator[None]:
     except InputError:
         raise
     except (RuntimeError, AssertionError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{what}: {reason}") from error

@@ -314,5 +314,9 @@ class SegmentationFineTuner(DeletionFineTuner):
             backbone, deletion, recipe, seed, deletions, data, CrossEntropyLoss(ignore_index=VOID), mean_iou
         )
 
+    def loss_of(self, images: Tensor, labels: Tensor, keys: Tensor) -> Tensor:
+        """Of images that are void throughout there is nothing to learn."""
+        return super().loss_of(images, labels, keys) if bool((labels != VOID).any()) else self._no_loss()
+
     def update_metric(self, metric: Any, predictions: Tensor, labels: Tensor) -> None:
         metric.update(predictions, labels)

@@ -55,7 +55,7 @@ def _kept_bytes(fit: Fit) -> int:
     module = fit.module
     copies = {"sgd": 2 if module.recipe.momentum else 1}.get(module.recipe.optimizer, 3)
     state = sum(tensor.nbytes for tensor in module.backbone.state_dict().values())
-    state *= 1 if module.recipe.ema is None else 2
+    state *= 1 if module.recipe.ema is None else 3  # the average, and while it is validated the weights beside it
     return state + copies * sum(weight.nbytes for weight in module.backbone.parameters() if weight.requires_grad)
 
 

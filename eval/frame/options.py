@@ -29,7 +29,8 @@ class ModelOptions:
             Hub), or file.py:function that returns a data set of (image, label).
         split: which split of the data.
         limit: look at the first N images only, the same N for every model and method; all by default.
-        chunk: the most images in one pass, which bounds the memory; by default as many as fit, at most 256.
+        chunk: the most images in one pass, which bounds the memory; by default as many as fit into a GPU, at most 256,
+            and as a processor is fastest with.
         out: folder for summary.json, per_image.parquet and plots; runs/COMMAND/MODEL by default. An interrupted run
             there is gone on with, and a finished one if only methods are added.
         overwrite: replace the run in --out.

@@ -26,10 +26,10 @@ from eval.frame.part import Cost, Part, merged
 from eval.frame.protocol import Pass
 from eval.frame.store import Store
 from eval.frame.work import carry_out
-from faithfulness.attribution import seconds_shared
+from faithfulness.attribution import forget, seconds_shared
 from faithfulness.backbones import fold_batchnorm
 from faithfulness.core.checks import check_logits, check_maps
-from faithfulness.core.errors import InputError
+from faithfulness.core.errors import InputError, is_out_of_memory
 from faithfulness.core.hardware import choose_port, share_workers
 from faithfulness.core.precision import ieee, use_precision
 from faithfulness.core.progress import Progress, silence_lightning
@@ -206,10 +206,11 @@ class Run(Generic[Options]):
         while True:
             try:
                 return work()
-            except torch.OutOfMemoryError:
-                if self.chunk == 1:
+            except RuntimeError as error:
+                if self.chunk == 1 or not is_out_of_memory(error):
                     raise
             self.chunk = -(-self.chunk // 2)
+            forget()
             torch.cuda.empty_cache()
             self.progress.say(f"out of memory; going on with {self.chunk} images a pass")
 
@@ -229,10 +230,12 @@ class Run(Generic[Options]):
         The time that it takes alone goes to the part's costs: with what it was given by methods before it.
         """
         self._synchronize()
-        start, before = time.perf_counter(), seconds_shared()
+        start, before, chunk = time.perf_counter(), seconds_shared(), getattr(method.explain, "chunk", None)
         maps = method.explain(images, *targets)
         self._synchronize()
         seconds = time.perf_counter() - start + seconds_shared() - before
+        if chunk != (now := getattr(method.explain, "chunk", None)):
+            self.progress.say(f"{method.label}: out of memory; going on with {now} images a pass")
         cost = Cost(seconds, len(images), *method.passes)
         part.costs[method.key] = part.costs.get(method.key, Cost()) + cost
         place = f" in {method.place.strip(' /')}" if method.place else ""

@@ -11,6 +11,7 @@ from .describe import describe_attributions as describe_attributions
 from .describe import expand_attributions as expand_attributions
 from .guard import Guarded as Guarded
 from .published import published_table as published_table
+from .shared import forget as forget
 from .shared import seconds_shared as seconds_shared
 from .shared import sharing as sharing
 from .spec import AttributionSpec as AttributionSpec

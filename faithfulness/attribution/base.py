@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from faithfulness.attribution.shared import share
+from faithfulness.attribution.shared import forget, share
 from faithfulness.backbones import Split, as_explainable, cut
 from faithfulness.backbones.split import identity
 from faithfulness.core.checks import check_images, check_labels, check_targets, kind_of
-from faithfulness.core.errors import InputError
+from faithfulness.core.errors import InputError, is_out_of_memory
 from faithfulness.core.registry import Registry
 
 OUTPUTS = ("logit", "probability")
@@ -93,27 +93,35 @@ class Attribution(ABC):
         return maps.detach().to(torch.promote_types(images.dtype, torch.float32))
 
     def _bearable(self, work: Callable[[], Tensor]) -> Tensor:
-        """What `work` gives; where the device runs out of memory, with half the `chunk`, from then on."""
+        """What `work` gives; where the device runs out of memory, with half the `chunk`, from then on.
+
+        Raises MemoryError where one image a pass is too many.
+        """
         while True:
             try:
                 return work()
-            except torch.OutOfMemoryError:
-                if self.chunk == 1:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
                     raise
+                if self.chunk == 1:
+                    raise MemoryError(f"with one image a pass: {error}") from error
             self.chunk = -(-self.chunk // 2)
+            forget()
             torch.cuda.empty_cache()
 
     def _activations(self, images: Tensor) -> Tensor:
         """The activations of images, shared by all methods of the layer; on grids, by all heads."""
         if self.split.stem is identity:
             return images
+        if type(self).cut_model is not Attribution.cut_model:  # a cut of its own
+            return self._stem(images)
         head = None if type(self.model).__dict__.get("one_stem") else self._cell
+        kind = ("activations", self.model, self.layer, head, self.chunk)
+        return share(kind, (images,), lambda: self._stem(images))
 
-        @torch.no_grad()
-        def make() -> Tensor:
-            return join([self.split.stem(part) for part in images.split(self.chunk)])
-
-        return share(("activations", self.model, self.layer, head), (images,), make)
+    @torch.no_grad()
+    def _stem(self, images: Tensor) -> Tensor:
+        return join([self.split.stem(part) for part in images.split(self.chunk)])
 
     @abstractmethod
     def attribute(self, images: Tensor, activations: Tensor, targets: Tensor) -> Tensor:
@@ -159,7 +167,7 @@ class Attribution(ABC):
 
         if not type(self).__dict__.get("plain_gradients"):
             return make()
-        kind = ("gradients", self.model, self.layer, self._cell, self.output)
+        kind = ("gradients", self.model, self.layer, self._cell, self.output, self.chunk)
         return share(kind, (activations, targets), make)
 
 

@@ -44,10 +44,15 @@ class Shared:
         if kept is not None and kept.places == places and kept.value._version == kept.version:
             self.seconds += kept.seconds
             return kept.value
+        self._kept.pop(kind, None)
         start = _now(made_of[0])
         value = make()
         self._kept[kind] = _Kept(made_of, places, value, value._version, _now(value) - start)
         return value
+
+    def clear(self) -> None:
+        """Keep nothing; the seconds stay."""
+        self._kept.clear()
 
 
 _SHARED: ContextVar[Shared | None] = ContextVar("shared", default=None)
@@ -55,11 +60,13 @@ _SHARED: ContextVar[Shared | None] = ContextVar("shared", default=None)
 
 @contextmanager
 def sharing() -> Iterator[Shared]:
-    """Inside the block methods share what they compute of the same tensors; it holds those of one batch."""
-    token = _SHARED.set(Shared())
+    """Inside the block methods share what they compute of the same tensors; it holds those of one batch.
+
+    The networks must stay as they are: what was computed with other weights would be taken for theirs.
+    """
+    shared = Shared()
+    token = _SHARED.set(shared)
     try:
-        shared = _SHARED.get()
-        assert shared is not None
         yield shared
     finally:
         _SHARED.reset(token)
@@ -75,6 +82,13 @@ def not_sharing() -> Iterator[None]:
         _SHARED.reset(token)
 
 
+def forget() -> None:
+    """Let go of all that is shared: its memory is needed."""
+    shared = _SHARED.get()
+    if shared is not None:
+        shared.clear()
+
+
 def seconds_shared() -> float:
     """How many seconds methods have saved in this `sharing` block."""
     shared = _SHARED.get()
@@ -84,8 +98,8 @@ def seconds_shared() -> float:
 def share(kind: Hashable, made_of: tuple[Tensor, ...], make: Callable[[], Tensor]) -> Tensor:
     """What `make` gives, or has given for the same `kind` and tensors; whoever gets it must not write into it."""
     shared = _SHARED.get()
-    if shared is None:
-        return make()
+    if shared is None or torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in made_of):
+        return make()  # tensors of inference mode don't tell whether they were written into
     device = made_of[0].device.type
     cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     return shared.take((kind, cast), made_of, make)

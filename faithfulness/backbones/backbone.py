@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from faithfulness.backbones.split import Layout, Split, Transform, flatten_steps, identity, run_steps
-from faithfulness.core.errors import InputError, unknown_name
+from faithfulness.core.errors import InputError, is_out_of_memory, unknown_name
 
 Size = int | tuple[int, int]
 """Side of square images in pixels, or height and width."""
@@ -267,7 +267,7 @@ def refuses_size(name: str, side: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError) as error:
-        if isinstance(error, (InputError, torch.OutOfMemoryError)):
+        if isinstance(error, InputError) or is_out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{name} can't take images of {side} px: {reason}") from error

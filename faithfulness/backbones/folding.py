@@ -14,6 +14,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from faithfulness.backbones.backbone import device_of
 from faithfulness.core.keyed import keyed_normal, make_keys
 
+KNOWN = ("torch", "timm", "torchvision", "faithfulness")
+"""Packages whose modules do the same with every image; whoever writes a module of their own may branch on it."""
 TOLERANCE = 1e-9
 """By how much of the largest logit a folded network may differ in float64; a wrong fold differs by far more."""
 
@@ -22,28 +24,30 @@ def fold_batchnorm(model: Any) -> Callable[[Tensor], Tensor]:
     """A copy of a network, images -> logits, whose convolutions hold the batch normalization that follows them.
 
     Each pair is found in a run: the normalization is given what the convolution has just returned, and both run once.
-    The copy is compared with the network in float64. The network itself where there is nothing to fold, where it
-    can't be copied, or where the logits differ, as they do if something else reads what the convolution returns.
+    The copy is compared with the network in float64. The network itself where it has modules of other packages than
+    `KNOWN`, or with another forward than their class's, where there is nothing to fold, where it
+    can't be copied or run in float64, or where the logits differ, as they do if something else reads what the
+    convolution returns.
 
     Args:
         model: in evaluation mode, with `data_config`; it stays as it is.
     Source: Jacob et al. 2018, section 3.2.
     """
     dtypes = {each.dtype for each in (*model.parameters(), *model.buffers()) if each.is_floating_point()}
-    pairs = _pairs(model) if len(dtypes) == 1 else []
+    pairs = _pairs(model) if len(dtypes) == 1 and all(map(_is_known, model.modules())) else []
     if not pairs:
         return model
     try:
-        exact, folded = (copy.deepcopy(model).double() for _ in range(2))
-    except (RuntimeError, TypeError, NotImplementedError):  # what holds a graph, a lock, a handle
+        exact, folded = (copy.deepcopy(model).cpu().double() for _ in range(2))
+        for convolution, normalization in pairs:
+            _fold(folded, convolution, normalization)
+        image = _probe(exact, torch.float64)
+        with torch.no_grad():
+            expected, found = exact(image), folded(image)
+    except (RuntimeError, TypeError, NotImplementedError):  # it holds a graph, a lock, a handle; or isn't for float64
         return model
-    for convolution, normalization in pairs:
-        _fold(folded, convolution, normalization)
-    image = _probe(exact, torch.float64)
-    with torch.no_grad():
-        expected, found = exact(image), folded(image)
     same = bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
-    return folded.eval().to(dtypes.pop()) if same else model
+    return folded.eval().to(device_of(model), dtypes.pop()) if same else model
 
 
 def _probe(model: Any, dtype: torch.dtype) -> Tensor:
@@ -62,7 +66,7 @@ def _pairs(model: Any) -> list[tuple[str, str]]:
         if type(module) is nn.Conv2d:
             outputs.append((names[module], output))
         else:
-            inputs.append((names[module], given[0]))
+            inputs.extend((names[module], tensor) for tensor in given)
 
     kinds = (nn.Conv2d, nn.BatchNorm2d, BatchNormAct2d)
     handles = [module.register_forward_hook(seen) for module in names if type(module) in kinds]
@@ -79,10 +83,15 @@ def _pairs(model: Any) -> list[tuple[str, str]]:
     return [pair for pair in found if all(runs.count(name) == 1 and _is_plain(known[name]) for name in pair)]
 
 
+def _is_known(module: nn.Module) -> bool:
+    """Whether it runs what its class says, and that is of a package whose modules don't look at the image."""
+    return type(module).__module__.partition(".")[0] in KNOWN and "forward" not in vars(module)
+
+
 def _is_plain(module: Any) -> bool:
-    """Whether it is nothing but its class: no hook, no parametrization, and statistics of its own."""
+    """Whether it is nothing but its class: no hook, no parametrization, and statistics of its own, which it uses."""
     hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations")
-    return not hooked and "forward" not in vars(module) and getattr(module, "running_var", 0) is not None
+    return not hooked and not module.training and getattr(module, "running_var", 0) is not None
 
 
 def _fold(model: nn.Module, convolution: str, normalization: str) -> None:

@@ -50,6 +50,21 @@ _OF_THE_MACHINE = (
 )
 
 
+_NO_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, a device's or the machine's, doesn't suffice: torch has many words for it."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
+
+
 def machine_failure(error: BaseException) -> str | None:
     """What is wrong with the machine, in a line, where an error says that: disk full, no memory, a lost process.
 
@@ -59,7 +74,7 @@ def machine_failure(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}" if error.errno in _OF_THE_MACHINE else None
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return f"out of memory ({text[:120] or 'no more can be had'}); lower --chunk or --batch-size"
     if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
         return f"{text[:120]}; was there enough memory? --workers 0 reads in this process"

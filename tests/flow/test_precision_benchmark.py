@@ -39,8 +39,8 @@ def test_means_are_the_command_s_and_drops_the_same_bit_for_bit(tmp_path, capsys
 def test_drops_in_fewer_bits_are_seen(tmp_path, capsys, monkeypatch):
     exact = SingleDeletion.logits
 
-    def rounded(self, checkpoint, images):
-        found = exact(self, checkpoint, images)
+    def rounded(self, network, name, images):
+        found = exact(self, network, name, images)
         return found if self.run.options.precision == "32-true" else [each.bfloat16().float() for each in found]
 
     monkeypatch.setattr(SingleDeletion, "logits", rounded)

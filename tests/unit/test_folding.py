@@ -42,6 +42,12 @@ class Net(nn.Module):
         return self.head(self.use(self, images).mean(dim=(2, 3)))
 
 
+@pytest.fixture
+def known(monkeypatch):
+    """The modules of this file count as known."""
+    monkeypatch.setattr("faithfulness.backbones.folding.KNOWN", ("torch", "faithfulness", "tests"))
+
+
 def shared(net, x):
     made = net.conv(x)
     return net.bn(made) + made
@@ -59,8 +65,21 @@ def usual(net, x):
     return net.bn(net.conv(x)).relu()
 
 
-@pytest.mark.parametrize(("use", "left"), [(usual, 0), (shared, 1), (twice, 1), (between, 1)])
-def test_what_is_not_a_convolution_and_its_normalization_alone_stays(use, left):
+def named(net, x):
+    return net.bn(input=net.conv(input=x))
+
+
+def single(net, x):
+    return net.bn(net.conv(x.float())).to(x.dtype)
+
+
+def many(net, x):
+    made = net.conv(x)
+    return net.bn(made) + (made if len(x) > 1 else 0)
+
+
+@pytest.mark.parametrize(("use", "left"), [(usual, 0), (shared, 1), (twice, 1), (between, 1), (named, 1), (single, 1)])
+def test_what_is_not_a_convolution_and_its_normalization_alone_stays(use, left, known):
     torch.manual_seed(0)
     network = adopt_classifier(Net(use).eval(), 8)
     folded = fold_batchnorm(network)
@@ -69,8 +88,8 @@ def test_what_is_not_a_convolution_and_its_normalization_alone_stays(use, left):
     assert torch.allclose(folded(images), network(images), atol=1e-5)
 
 
-@pytest.mark.parametrize("what", ["hook", "parametrization", "statistics", "forward", "class", "lock"])
-def test_what_is_more_than_its_class_stays(what):
+@pytest.mark.parametrize("what", ["hook", "parametrization", "statistics", "forward", "class", "lock", "mode"])
+def test_what_is_more_than_its_class_stays(what, known):
     torch.manual_seed(0)
     net = Net(usual).eval()
     if what == "hook":
@@ -83,10 +102,23 @@ def test_what_is_more_than_its_class_stays(what):
         net.bn.forward = lambda x: x * 2
     elif what == "class":
         net.conv = type("Own", (nn.Conv2d,), {})(3, 4, 3)
-    else:
+    elif what == "lock":
         net.generator = (number for number in range(3))  # can't be copied
     network = adopt_classifier(net, 8)
+    net.bn.training = what == "mode"
     assert fold_batchnorm(network) is network
+
+
+def test_modules_of_ones_own_may_look_at_the_images_and_stay():
+    network = adopt_classifier(Net(many).eval(), 8)
+    assert fold_batchnorm(network) is network
+
+
+def test_modules_of_torch_alone_are_folded():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    network = adopt_classifier(nn.Sequential(*layers).eval(), 8)
+    assert norms(fold_batchnorm(network)) == 0
 
 
 def test_a_copy_is_trained_no_more_than_the_network():

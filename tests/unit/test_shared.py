@@ -1,5 +1,7 @@
 """What methods share of a batch: less work, the same numbers, and times as if each were alone; too little memory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -186,34 +188,74 @@ def test_an_evaluation_shares_and_its_numbers_are_the_same(network, monkeypatch,
 class Small(torch.nn.Module):
     """A network on a device that bears so many images a pass."""
 
-    def __init__(self, network, most):
+    def __init__(self, network, most, error=None):
         super().__init__()
         self.network, self.most, self.refused = network, most, 0
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory")
 
     def forward(self, images):
         if len(images) > self.most:
             self.refused += 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return self.network(images)
 
 
 def test_passes_shrink_to_what_memory_bears(network, capsys):
     data = open_data("digits", "val").at_size(64)
     flags = {"data": data, "protocol": "single", "attributions": ["ixg", "ig(steps=4)"], "limit": 6, "batch_size": 4}
-    large, small = Small(network.model, 1000), Small(network.model, 3)
-    whole, found = (
-        evaluate(net, **flags, chunk=64, input_size=64, accelerator="cpu", quiet=False) for net in (large, small)
-    )
-    assert not large.refused
-    assert whole.summary["settings"]["chunk"] == 64
+    known = {"input_size": 64, "accelerator": "cpu", "quiet": False}
+    small = Small(network.model, 3)
+    whole = evaluate(Small(network.model, 1000), **flags, **known, chunk=2)
+    found = evaluate(small, **flags, **known, chunk=64)
     assert small.refused
-    assert found.summary["settings"]["chunk"] == 2
-    assert "out of memory; going on with 2 images a pass" in capsys.readouterr().err
-    np.testing.assert_allclose(found.per_image["value"], whole.per_image["value"], atol=0.02)
+    assert (whole.summary["settings"]["chunk"], found.summary["settings"]["chunk"]) == (2, 2)
+    said = capsys.readouterr().err
+    assert "out of memory; going on with 2 images a pass" in said
+    assert "ixg: out of memory" in said
+    np.testing.assert_array_equal(found.per_image["value"], whole.per_image["value"])
+
+
+@pytest.mark.parametrize("words", ["CUDA error: out of memory", "cuBLAS: CUBLAS_STATUS_ALLOC_FAILED", "shapes differ"])
+def test_a_device_has_many_words_for_too_little_memory(network, batch, words):
+    small = Small(network, 2, RuntimeError(words))
+    explain = create_attribution("ixg", small)
+    if "shapes" in words:
+        with pytest.raises(RuntimeError, match=words):
+            explain(*batch)
+    else:
+        assert torch.equal(explain(*batch), create_attribution("ixg", network, chunk=2)(*batch))
+
+
+def test_methods_with_other_chunks_share_nothing(network, batch, seen):
+    with sharing():
+        for chunk in (2, 3, 2):
+            create_attribution("layercam", network, chunk=chunk)(*batch)
+    assert seen.count == 6  # once for each of two
+
+
+def test_tensors_of_inference_mode_are_not_shared(network, batch):
+    with torch.inference_mode():
+        images = batch[0].clone()
+    explain = create_attribution("occlusion", network, "final")
+    alone = explain(images, batch[1])
+    with sharing(), torch.inference_mode():
+        assert torch.equal(explain(images, batch[1]), alone)
+
+
+def test_a_cut_of_ones_own_is_not_shared(network, batch):
+    class Doubled(ATTRIBUTIONS["layercam"]):
+        def cut_model(self, layer, cell):
+            split = super().cut_model(layer, cell)
+            return replace(split, stem=lambda images: 2 * split.stem(images))
+
+    own, alone = Doubled(network), Doubled(network)(*batch)
+    with sharing():
+        create_attribution("layercam", network)(*batch)
+        assert torch.equal(own(*batch), alone)
 
 
 def test_a_pass_of_one_image_that_does_not_fit_is_refused(network, batch):
     explain = create_attribution("ixg", Small(network, 0))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(MemoryError):
         explain(*batch)
     assert explain.chunk == 1
