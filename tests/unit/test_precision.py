@@ -38,9 +38,9 @@ def test_settings_of_both_generations_agree(precision, wanted):
 def test_drops_are_ieee_whatever_was_asked(tmp_path, monkeypatch):
     seen, look = [], SingleDeletion.logits
 
-    def logits(self, checkpoint, images):
+    def logits(self, network, name, images):
         seen.append({backend.fp32_precision for backend in BACKENDS})
-        return look(self, checkpoint, images)
+        return look(self, network, name, images)
 
     monkeypatch.setattr(SingleDeletion, "logits", logits)
     words = ["--model", "timm:test_convnext", "--protocol", "single", "--attributions", "random", "--limit", "2"]
