@@ -12,7 +12,7 @@ from faithfulness.core import DeletionSpec, InputError
 from faithfulness.data import normalize, open_segmentation_data
 from tests.reference.networks import small_convnext
 from tests.reference.segmentation_folders import make_sbd
-from training.segmentation_finetune import main
+from training.segmentation_finetune import finetune, main
 
 TINY = ["--train-images", "32", "--val-images", "12", "--batch-size", "8", "--epochs", "2", "--input-size", "32"]
 
@@ -149,3 +149,27 @@ def test_a_backbone_without_layers_is_saved_with_its_arguments(tmp_path):
     save_segmenter(tmp_path / "m", model, deletion=None, classes=list("abc"), training={})
     image = torch.randn(1, 3, 64, 64)
     assert torch.equal(load_segmenter(str(tmp_path / "m")).model.eval()(image), model(image))
+
+
+class HalfVoid(torch.utils.data.Dataset):
+    """Eight pictures with masks of two classes; every other mask is void throughout."""
+
+    classes = ("left", "right")
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        mask = torch.zeros(16, 16, dtype=torch.int64)
+        mask[:, 8:] = 1
+        return torch.full((3, 16, 16), index / 8), torch.full_like(mask, 255) if index % 2 else mask
+
+
+def test_a_part_that_is_void_throughout_teaches_nothing(tmp_path):
+    network = torch.nn.Conv2d(3, 2, 3, padding=1)
+    flags = {"grid": [2, 2], "epochs": 1, "batch_size": 8, "accumulate": 8, "accelerator": "cpu", "quiet": True}
+    trained = finetune(
+        model=network, data={"train": HalfVoid(), "val": HalfVoid()}, input_size=16, out=tmp_path / "run", **flags
+    )
+    assert not torch.equal(next(iter(trained.model.state_dict().values())), network.weight)
+    assert pd.read_csv(tmp_path / "run" / "logs" / "epochs.csv")["train_loss"].notna().all()
