@@ -10,14 +10,10 @@ from torch import Tensor
 
 
 class Points(NamedTuple):
-    """The points of a sub-batch: `index` says which of `numbers`, ascending, each pair has; both on the device.
-
-    `begun` of the numbers, none or one, are those of a point that an earlier sub-batch began with.
-    """
+    """The points of a sub-batch: `index` says which of `numbers`, ascending, each pair has; both on the device."""
 
     index: Tensor
     numbers: Tensor
-    begun: int = 0
 
     @property
     def each(self) -> Tensor:
@@ -35,7 +31,7 @@ def point_chunks(images: int, points: int, chunk: int, device: torch.device) -> 
         end = min(start + chunk, images * points)
         flat = torch.arange(start, end, device=device)
         numbers = torch.arange(start // images, (end - 1) // images + 1, device=device)
-        yield flat % images, Points(flat // images - start // images, numbers, int(start % images > 0))
+        yield flat % images, Points(flat // images - start // images, numbers)
 
 
 def pair_chunks(images: int, points: int, chunk: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from faithfulness.attribution.base import Attribution, Passes, register_attribution, select_logits, upcast
-from faithfulness.attribution.chunks import pair_chunks, point_chunks
+from faithfulness.attribution.chunks import pair_chunks
 from faithfulness.attribution.gradients import make_baseline
 from faithfulness.core.errors import InputError
 from faithfulness.core.keyed import keyed_uniform, make_keys
+from faithfulness.core.precision import ieee
 
 
 @register_attribution("occlusion")
@@ -134,19 +135,28 @@ class RISE(Attribution):
         shown = activations if base is None else activations - base
         total = upcast(activations.new_zeros(len(activations), height * width))
         covered = total.new_zeros(height * width)
-        for image, those in point_chunks(len(activations), self.masks, self.chunk, activations.device):
-            place, numbers, begun = those
+        at_once = max(1, self.chunk // max(1, len(activations)))
+        for numbers in torch.arange(self.masks, device=activations.device).split(at_once):
             masks = self.draw_masks(numbers, height, width)
-            keep = self.split.spread(masks.to(activations.dtype))[place]
-            part = shown[image].mul_(keep)  # in place: at a late layer a pass costs little more than a copy
-            if base is not None:
-                part += base
+            watched = self.behind_masks(shown, base, masks, targets)
             masks = masks.flatten(1).to(total.dtype)
-            total.index_add_(0, image, self.probabilities(part, targets[image])[:, None] * masks[place])
-            covered += masks[begun:].sum(dim=0)  # each mask once: a chunk may end within one
+            covered += masks.sum(dim=0)
+            with torch.autocast(total.device.type, enabled=False), ieee():
+                total += watched.T @ masks
         if self.divide == "expectation":
             covered = torch.full_like(covered, self.masks * self.probability)
         return (total / covered.clamp(min=torch.finfo(covered.dtype).tiny)).unflatten(1, (1, height, width))
+
+    def behind_masks(self, shown: Tensor, base: Tensor | None, masks: Tensor, targets: Tensor) -> Tensor:
+        """What is watched of all images behind each mask, (masks, B), `chunk` at a time; masked, `base` is left."""
+        keep = self.split.spread(masks.to(shown.dtype)).unsqueeze(1)
+        found = []
+        for part, those in zip(shown.split(self.chunk), targets.split(self.chunk), strict=True):
+            hidden = (keep * part).flatten(0, 1)  # at a late layer a pass costs little more than a copy
+            if base is not None:
+                hidden += base
+            found.append(self.probabilities(hidden, those.repeat(len(masks))).view(len(masks), len(those)))
+        return torch.cat(found, dim=1)
 
     def probabilities(self, activations: Tensor, targets: Tensor) -> Tensor:
         """What is watched, (n,): the target's probability or logit."""

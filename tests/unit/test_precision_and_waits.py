@@ -131,7 +131,6 @@ def test_a_wrong_target_is_still_refused_before_it_is_used():
 
 @pytest.mark.parametrize(("images", "points", "chunk"), [(3, 7, 4), (5, 2, 100), (1, 9, 2), (4, 3, 1)])
 def test_points_of_a_sub_batch_are_those_of_its_pairs(images, points, chunk):
-    begun = []
     both = zip(
         point_chunks(images, points, chunk, torch.device("cpu")),
         pair_chunks(images, points, chunk, torch.device("cpu")),
@@ -143,7 +142,5 @@ def test_points_of_a_sub_batch_are_those_of_its_pairs(images, points, chunk):
         assert torch.equal(image, again)
         assert torch.equal(those.numbers, numbers)
         assert torch.equal(those.index, index)
-        begun += numbers[those.begun :].tolist()
         pairs += zip(point.tolist(), image.tolist(), strict=True)
     assert pairs == [(point, image) for point in range(points) for image in range(images)]
-    assert begun == list(range(points))  # each point is begun once
