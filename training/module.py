@@ -125,8 +125,14 @@ class DeletionFineTuner(L.LightningModule):
         loss = self.loss_of(images, batch["label"], keys)
         self._record.append({**self.record(batch), "cell": cells, "pixels": digest_pixels(pixels)})
         self._losses.append((loss.detach(), len(images)))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
+        if self._is_told():
+            self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         return self.shared(loss, len(images), batch)
+
+    def _is_told(self) -> bool:
+        """Whether anybody is told this step's loss, by the bar or the logger: Lightning takes a while to pass it on."""
+        every = self.trainer.log_every_n_steps
+        return self.trainer.progress_bar_callback is not None or (self.trainer.global_step + 1) % every == 0
 
     def _no_loss(self) -> Tensor:
         """0, with a gradient of 0 for every parameter: what a batch without a readable image has to give.

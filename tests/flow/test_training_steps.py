@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import nn
 
 from faithfulness.core import InputError
@@ -95,6 +96,22 @@ def test_a_run_is_that_of_a_plain_loop(usual, tmp_path, flags, normed, torn):
 
 
 OF_PLACE = re.compile(r"images_per_second|seconds|dirpath|.*_path|best_k_models|current_score")
+
+
+def test_the_logger_is_told_the_loss_of_every_tenth_step(tmp_path, monkeypatch):
+    losses, loss_of = [], PatchFineTuner.loss_of
+
+    def kept(self, *batch):
+        losses.append(loss_of(self, *batch))
+        return losses[-1]
+
+    monkeypatch.setattr(PatchFineTuner, "loss_of", kept)
+    finetune(tmp_path, epochs=7)
+    (file,) = (tmp_path / "logs").glob("events.out.tfevents*")
+    values = [(event.step, each) for event in EventFileLoader(str(file)).Load() for each in event.summary.value]
+    told = {step: each.tensor.float_val[0] for step, each in values if each.tag == "train/loss"}
+    assert len(losses) == 21
+    assert told == {step: pytest.approx(losses[step].item()) for step in (9, 19)}
 
 
 def differences(one, other, place=""):
