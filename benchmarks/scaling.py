@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +101,8 @@ def processes(common: dict[str, Any], threads: int, devices: int, images: int, a
     """Wall time of the command in one and in several processes, for all images and for a quarter of them.
 
     The difference is what scoring takes: starts and ends, which no process shares with another one, are in both.
+    `machine`, on processors, is what as many commands at once that know nothing of each other get done, as a multiple
+    of one alone: below `devices` where processors share a core, a cache or the memory's bandwidth.
     """
     from faithfulness.core.hardware import processors
 
@@ -114,6 +117,12 @@ def processes(common: dict[str, Any], threads: int, devices: int, images: int, a
         found = [wall([*words, "--devices", str(count), "--limit", str(n)], threads) for n in (few, images)]
         rows.append({"processes": count, "few_seconds": found[0][0], "seconds": found[1][0]})
         means.append(found[1][1])
+    machine = None
+    if common["device"] == "cpu":
+        with ThreadPoolExecutor(devices) as pool:
+            alone = [*words, "--devices", "1", "--limit", str(few)]
+            apart = [pool.submit(wall, alone, threads) for _ in range(devices)]
+        machine = devices * rows[0]["few_seconds"] / max(each.result()[0] for each in apart)
     scoring = [row["seconds"] - row["few_seconds"] for row in rows]
     return {
         "rows": rows,
@@ -121,6 +130,7 @@ def processes(common: dict[str, Any], threads: int, devices: int, images: int, a
         "attributions": attributions,
         "speedup": rows[0]["seconds"] / rows[1]["seconds"],
         "speedup_of_scoring": scoring[0] / scoring[1],
+        "machine": machine,
         "same_means": means[0] == means[1],
         "processors": processors(),
         "load_before": load,
@@ -259,6 +269,10 @@ def lines_of(measured: dict[str, Any]) -> list[str]:
             f"times as fast; scoring alone {pair['speedup_of_scoring']:.2f} times; "
             f"means {'equal' if pair['same_means'] else 'DIFFER'}; load before {pair['load_before']:.1f}"
         )
+        if pair["machine"] is not None:
+            found.append(
+                f"{more['processes']} commands at once that share nothing do {pair['machine']:.2f} times one's work"
+            )
     return found
 
 

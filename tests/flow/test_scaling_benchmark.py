@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -73,13 +74,16 @@ def test_growth_is_told_from_a_line():
 
 
 def test_several_processes_against_one(monkeypatch, capsys, tmp_path):
-    """A start of 10 s, and 1 s per image, which two processes share."""
-    calls = []
+    """A start of 10 s, and 1 s per image, which two processes share; two commands at once take half as long again."""
+    calls, at_once = [], threading.Barrier(2)
 
     def wall(words, threads):
         calls.append(words)
         count, images = (int(words[words.index(flag) + 1]) for flag in ("--devices", "--limit"))
-        return 10 + images / count, [0.5]
+        apart = len(calls) > 4
+        if apart:
+            at_once.wait(10)
+        return (10 + images / count) * (1.5 if apart else 1), [0.5]
 
     monkeypatch.setattr(scaling, "wall", wall)
     monkeypatch.setattr("faithfulness.core.hardware.processors", lambda: 2)
@@ -87,8 +91,11 @@ def test_several_processes_against_one(monkeypatch, capsys, tmp_path):
     found = json.loads((tmp_path / NAME).read_text())["processes"]
     assert found["speedup"] == pytest.approx(50 / 30)
     assert found["speedup_of_scoring"] == pytest.approx(2)
+    assert found["machine"] == pytest.approx(2 / 1.5)
     assert found["same_means"]
-    assert "1.67 times as fast" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1.67 times as fast" in said
+    assert "do 1.33 times one's work" in said
     assert {words[0] for words in calls} == {"eval.idsds"}
     with pytest.raises(InputError, match="the 2 processors here, got 3"):
         scaling.main(only=["processes"], devices=3)
