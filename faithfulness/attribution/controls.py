@@ -8,6 +8,7 @@ from torch.nn.functional import conv2d, pad
 
 from faithfulness.attribution.base import Attribution, Passes, register_attribution
 from faithfulness.core.keyed import content_keys, keyed_uniform, make_keys
+from faithfulness.core.precision import ieee
 from faithfulness.core.resize import resize_maps
 
 
@@ -57,4 +58,5 @@ class Edge(ModelFree):
         across = images.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
         kernels = torch.stack([across, across.T]).unsqueeze(1)
         gray = pad(images.mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-        return conv2d(gray, kernels).square().sum(dim=1, keepdim=True).sqrt()
+        with torch.autocast(images.device.type, enabled=False), ieee():  # a control is the same in any precision
+            return conv2d(gray, kernels).square().sum(dim=1, keepdim=True).sqrt()

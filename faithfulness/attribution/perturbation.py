@@ -142,16 +142,19 @@ class RISE(Attribution):
             masks = masks.flatten(1).to(total.dtype)
             covered += masks.sum(dim=0)
             with torch.autocast(total.device.type, enabled=False), ieee():
-                total += watched.T @ masks
+                total += watched.T.to(total.dtype) @ masks
         if self.divide == "expectation":
             covered = torch.full_like(covered, self.masks * self.probability)
         return (total / covered.clamp(min=torch.finfo(covered.dtype).tiny)).unflatten(1, (1, height, width))
 
     def behind_masks(self, shown: Tensor, base: Tensor | None, masks: Tensor, targets: Tensor) -> Tensor:
-        """What is watched of all images behind each mask, (masks, B), `chunk` at a time; masked, `base` is left."""
+        """What is watched of all images behind each mask, (masks, B), up to `chunk` at a time.
+
+        Where a mask hides something of `shown`, `base` shows, if there is one.
+        """
         keep = self.split.spread(masks.to(shown.dtype)).unsqueeze(1)
-        found = []
-        for part, those in zip(shown.split(self.chunk), targets.split(self.chunk), strict=True):
+        parts, found = max(1, -(-len(shown) // self.chunk)), []
+        for part, those in zip(shown.tensor_split(parts), targets.tensor_split(parts), strict=True):
             hidden = (keep * part).flatten(0, 1)  # at a late layer a pass costs little more than a copy
             if base is not None:
                 hidden += base

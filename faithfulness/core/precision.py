@@ -20,24 +20,42 @@ def use_precision(precision: str) -> str:
     under mixed precision too.
     """
     fast = precision == TF32
-    with warnings.catch_warnings():
-        # torch has an older and a newer setting and refuses to read the older one where they disagree.
-        warnings.simplefilter("ignore")
-        torch.backends.cudnn.allow_tf32 = fast
-        torch.backends.cuda.matmul.allow_tf32 = fast
-    backends: Any = torch.backends
-    for backend in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul):
-        backend.fp32_precision = "tf32" if fast else "ieee"
+    _set((fast, fast), ["tf32" if fast else "ieee"] * 3)
     return "32-true" if fast else precision
 
 
 @contextmanager
 def ieee() -> Iterator[None]:
-    """IEEE float32 inside the block, as before after it."""
-    backends: Any = torch.backends
-    before = backends.cudnn.conv.fp32_precision
+    """IEEE float32 inside the block; after it each backend as it was before, a caller's own mixture too."""
+    older, newer = _older(), [backend.fp32_precision for backend in _backends()]
     use_precision("32-true")
     try:
         yield
     finally:
-        use_precision(before)
+        _set(older, newer)
+
+
+def _backends() -> tuple[Any, ...]:
+    """What has a setting of its own: torch's default is TF32 for two of them, and IEEE for matrix products."""
+    backends: Any = torch.backends
+    return backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul
+
+
+def _older() -> tuple[bool, bool] | None:
+    """Torch's older settings, of cuDNN and of matrix products; None where they contradict the newer ones."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return bool(torch.backends.cudnn.allow_tf32), bool(torch.backends.cuda.matmul.allow_tf32)
+    except RuntimeError:
+        return None
+
+
+def _set(older: tuple[bool, bool] | None, newer: list[str]) -> None:
+    """Bring the older settings, if given, and then the newer ones of all backends to these values."""
+    if older is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = older
+    for backend, precision in zip(_backends(), newer, strict=True):
+        backend.fp32_precision = precision

@@ -13,7 +13,8 @@ from faithfulness.backbones import Explainable
 from faithfulness.core import InputError
 from tests.reference.tiny_models import CLASSES, FAMILIES, tiny_batch, tiny_model
 
-# chunk = 16 cuts a batch of three within a point; without the ReLU, a CAM isn't flat where evidence is against.
+# chunk = 16 cuts a batch of three within a point (but for RISE, which takes whole ones); without the ReLU, a CAM isn't
+# flat where evidence is against.
 QUICK = {"masks": 12, "steps": 3, "samples": 2, "relu": False, "chunk": 16}
 # Large windows: what a small one costs an untrained network is lost in the rounding of its logits.
 SPECIAL = {"occlusion": {"kernel": 24, "stride": 20}, "region": {"grid": 2}, "dea": {"grid": 2}}

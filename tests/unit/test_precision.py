@@ -7,7 +7,7 @@ import torch
 
 from eval import idsds
 from eval.idsds import SingleDeletion
-from faithfulness.core.precision import use_precision
+from faithfulness.core.precision import ieee, use_precision
 from training import patch_finetune
 
 BACKENDS = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
@@ -33,6 +33,23 @@ def test_settings_of_both_generations_agree(precision, wanted):
         assert torch.backends.cudnn.allow_tf32 == (wanted == "tf32")
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             pass
+
+
+@pytest.mark.parametrize("before", [["tf32", "tf32", "none"], ["ieee", "tf32", "tf32"], ["tf32"] * 3, ["ieee"] * 3])
+def test_a_block_of_ieee_leaves_each_backend_as_it_was(before):
+    """The first is torch's own default, the second a mixture of a caller's."""
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    for name, flag in ((cudnn, before[0] == "tf32"), (products, before[2] == "tf32")):
+        name.allow_tf32 = flag
+    for backend, precision in zip(BACKENDS, before, strict=True):
+        backend.fp32_precision = precision
+    for _ in range(2):
+        with ieee():
+            assert {backend.fp32_precision for backend in BACKENDS} == {"ieee"}
+            assert not cudnn.allow_tf32
+        assert [backend.fp32_precision for backend in BACKENDS] == before
+        if before[0] == before[1]:
+            assert (cudnn.allow_tf32, products.allow_tf32) == (before[0] == "tf32", before[2] == "tf32")
 
 
 def test_drops_are_ieee_whatever_was_asked(tmp_path, monkeypatch):

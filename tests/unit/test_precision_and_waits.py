@@ -64,6 +64,16 @@ def test_small_gradients_of_attention_survive_half_precision(name):
     assert (maps - expected).norm() < 0.02 * expected.norm()
 
 
+@pytest.mark.parametrize("name", ["edge", "random"])
+def test_a_control_is_the_same_in_any_precision(name):
+    images, targets = tiny_batch()
+    for layer in ("input", "final"):
+        control = create_attribution(name, tiny_model("resnet"), layer)
+        expected = control(images, targets)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(control(images, targets), expected)
+
+
 def test_an_image_with_large_gradients_does_not_change_its_neighbors():
     class Steep(nn.Module):
         def forward(self, images):
