@@ -18,6 +18,7 @@ from checkpoints.scrub import OF_MACHINE
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import OF_TRAINING, check_out, files_in
 from faithfulness.core.locks import locked
+from training.recipe import OFF
 
 SETTINGS = "settings.json"
 BEGAN = "began"
@@ -60,7 +61,7 @@ def check_same(out: Path, settings: dict[str, Any]) -> str:
     if not isinstance(began, dict):
         raise InputError(f"--resume: the run in {out} is of an earlier version; pass --overwrite to begin anew")
     commits = [str(each.pop(COMMIT, "unknown")) for each in (began, begins)]
-    before, now = ({**flags, **_flat(origin)} for flags, origin in ((before, began), (now, begins)))
+    before, now = ({**OFF, **flags, **_flat(origin)} for flags, origin in ((before, began), (now, begins)))
     for key in sorted((before.keys() | now.keys()) - {*OF_MACHINE}):
         if before.get(key) != now.get(key):
             raise InputError(

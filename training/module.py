@@ -130,8 +130,8 @@ class DeletionFineTuner(L.LightningModule):
         return self.shared(loss, len(images), batch)
 
     def _is_told(self) -> bool:
-        """Whether anybody is told this step's loss, by the bar or the logger: Lightning takes a while to pass it on."""
-        every = self.trainer.log_every_n_steps
+        """Whether the bar or the logger shows this step's loss; to tell Lightning takes a hundredth of a step."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return self.trainer.progress_bar_callback is not None or (self.trainer.global_step + 1) % every == 0
 
     def _no_loss(self) -> Tensor:

@@ -148,6 +148,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, monkeypatch, steps):
         InputError, match=rf"--resume with another ema: the run in .* has {steps.get('ema')}, asked 0.9"
     ):
         run(tmp_path / "run", resume=True, ema=0.9)
+    with pytest.raises(InputError, match=rf"another accumulate: .* has {steps.get('accumulate', 1)}, asked 4"):
+        run(tmp_path / "run", resume=True, accumulate=4)
     run(tmp_path / "run", resume=True)
     for name in ("last.ckpt", "best.ckpt"):
         one, other = (torch.load(tmp_path / out / "lightning" / name, weights_only=True) for out in ("whole", "run"))
