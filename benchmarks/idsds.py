@@ -27,7 +27,7 @@ from benchmarks import published_loop
 from benchmarks.attribution import check_device, seconds
 from eval.idsds import evaluate
 from faithfulness.attribution import create_attribution
-from faithfulness.backbones import create_backbone
+from faithfulness.backbones import create_backbone, fold_batchnorm
 from faithfulness.core.checks import check_count
 from faithfulness.core.cli import run_command
 from faithfulness.core.errors import InputError
@@ -68,7 +68,9 @@ def cam_layer(network: nn.Module) -> nn.Module | None:
     return getattr(network, "layer4", None)
 
 
-def best_rate(network: nn.Module, image: Tensor, *, backward: bool, autocast: Any, repeats: int) -> float:
+def best_rate(
+    network: Callable[[Tensor], Tensor], image: Tensor, *, backward: bool, autocast: Any, repeats: int
+) -> float:
     """Images a second of the best of several batch sizes, forward or forward and backward."""
     sizes = (8, 16, 32) if image.device.type == "cpu" else (64, 128, 256)
 
@@ -98,7 +100,8 @@ def floor(network: Any, names: list[str], image: Tensor, precision: str, repeats
 
     use_precision("32-true")
     network = network.to(memory_format=torch.channels_last)
-    found = {"drops": (CELLS + 1) / best_rate(network, image, backward=False, autocast=plain, repeats=repeats)}
+    folded = fold_batchnorm(network)
+    found = {"drops": (CELLS + 1) / best_rate(folded, image, backward=False, autocast=plain, repeats=repeats)}
     use_precision(precision)
     rates = {
         backward: best_rate(network, image, backward=backward, autocast=mixed, repeats=repeats)
@@ -134,7 +137,8 @@ def ours(network: nn.Module, data: Kept, names: list[str], precision: Any, batch
 def theirs(network: nn.Module, data: Kept, masks: int, names: list[str], batch_size: int) -> dict[str, float]:
     """The same by the restated loop, as torch computes unless it is told otherwise (convolutions in TF32 on a GPU).
 
-    An image without a correlation, its map being 0 throughout, counts as 0, as it does in ours.
+    An image without a correlation, its map being 0 throughout, counts as 0, as it does in ours; one whose drops are
+    all equal counts as 0 here, and is left out in ours.
     """
     device, known = next(network.parameters()).device, published_loop.methods(masks)
     use_precision("tf32" if device.type == "cuda" else "32-true")
@@ -154,8 +158,12 @@ def alternate(
     rounds: int,
     device: str,
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, dict[str, float]]]:
-    """Seconds of each call and the parts of the floor, round by round, and the scores; one image first, to warm up."""
-    first = Kept(data.images[:1], data.targets[:1], len(data.classes))
+    """Seconds of each call and the parts of the floor, round by round, and the scores.
+
+    One image warms up a processor; a GPU wants the batches that it is timed with.
+    """
+    few = len(data) if device == "cuda" else 1
+    first = Kept(data.images[:few], data.targets[:few], len(data.classes))
     times: dict[str, list[float]] = {name: [] for name in calls}
     floors: dict[str, list[float]] = {}
     scores = {name: call(first) for name, call in calls.items()}
@@ -194,7 +202,7 @@ def main(
     images: int = 8,
     batch_size: int = 8,
     rounds: int = 2,
-    device: str = "cpu",
+    device: Literal["cpu", "cuda"] = "cpu",
     precision: Literal["32-true", "tf32", "bf16-mixed", "16-mixed"] = "32-true",
     seed: int = 0,
     out: Path | None = None,

