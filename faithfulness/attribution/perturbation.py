@@ -3,21 +3,57 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from faithfulness.attribution.base import Attribution, Passes, register_attribution, select_logits, upcast
-from faithfulness.attribution.chunks import pair_chunks
 from faithfulness.attribution.gradients import make_baseline
 from faithfulness.core.errors import InputError
 from faithfulness.core.keyed import keyed_uniform, make_keys
 from faithfulness.core.precision import ieee
 
 
+class Masking(Attribution):
+    """A method that hides the same parts of every image of a batch, mask after mask."""
+
+    needs = "forward passes"
+
+    def in_passes(self, masks: int, activations: Tensor) -> tuple[Tensor, ...]:
+        """The masks' numbers, as many at once as fill a pass with all images; one, if the images fill it."""
+        at_once = max(1, self.chunk // max(1, len(activations)))
+        return torch.arange(masks, device=activations.device).split(at_once)
+
+    def behind_masks(
+        self,
+        watch: Callable[[Tensor, Tensor], Tensor],
+        shown: Tensor,
+        masks: Tensor,
+        targets: Tensor,
+        base: Tensor | None = None,
+    ) -> Tensor:
+        """What `watch` says of all images behind each mask, (masks, B), up to `chunk` at a time.
+
+        Args:
+            watch: activations (n, …) and targets (n,) -> (n,).
+            shown: activations (B, …).
+            masks: shares (masks, 1, h, w) of what is kept of them.
+            base: what is added once they are masked.
+        """
+        keep = self.split.spread(masks.to(shown.dtype)).unsqueeze(1)
+        parts, found = max(1, -(-len(shown) // self.chunk)), []
+        for part, those in zip(shown.tensor_split(parts), targets.tensor_split(parts), strict=True):
+            hidden = (keep * part).flatten(0, 1)  # at a late layer a pass costs little more than a copy
+            if base is not None:
+                hidden += base
+            found.append(watch(hidden, those.repeat(len(masks))).view(len(masks), len(those)))
+        return torch.cat(found, dim=1)
+
+
 @register_attribution("occlusion")
-class Occlusion(Attribution):
+class Occlusion(Masking):
     """Occlusion (Zeiler and Fergus 2014): a pixel's value is the mean drop of the windows over it.
 
     Windows of `kernel` pixels slide by `stride` and fill with zeros; the last one of a row is cut at
@@ -29,7 +65,6 @@ class Occlusion(Attribution):
     """
 
     paper = "Zeiler and Fergus 2014"
-    needs = "forward passes"
     passes_in_words = ("windows + 1", "0")
 
     def __init__(
@@ -57,10 +92,10 @@ class Occlusion(Attribution):
         self._windows = len(rows) * len(cols)
         whole = self.scores(activations, targets)
         drops = whole.new_empty(len(activations), self._windows)
-        for image, window in pair_chunks(len(activations), self._windows, self.chunk, activations.device):
-            hidden = rows[window // len(cols), :, None] & cols[window % len(cols), None, :]
-            keep = self.split.spread((~hidden).unsqueeze(1).to(activations.dtype))
-            drops[image, window] = whole[image] - self.scores(activations[image].mul_(keep), targets[image])
+        for windows in self.in_passes(self._windows, activations):
+            hidden = rows[windows // len(cols), :, None] & cols[windows % len(cols), None, :]
+            behind = self.behind_masks(self.scores, activations, ~hidden[:, None], targets)
+            drops[:, windows] = whole[:, None] - behind.T
         rows, cols = rows.to(drops.dtype), cols.to(drops.dtype)
         with torch.autocast(drops.device.type, enabled=False):
             total = rows.T @ drops.unflatten(1, (len(rows), len(cols))) @ cols
@@ -79,7 +114,7 @@ def window_masks(side: int, kernel: int, stride: int) -> Tensor:
 
 
 @register_attribution("rise", aliases=("RISE",))
-class RISE(Attribution):
+class RISE(Masking):
     """RISE (Petsiuk et al. 2018): the mean score of masked inputs, weighted by each pixel's mask.
 
     Masks are made on the fly and shared by all images.
@@ -100,7 +135,6 @@ class RISE(Attribution):
     """
 
     paper = "Petsiuk et al. 2018"
-    needs = "forward passes"
 
     def __init__(
         self,
@@ -135,10 +169,9 @@ class RISE(Attribution):
         shown = activations if base is None else activations - base
         total = upcast(activations.new_zeros(len(activations), height * width))
         covered = total.new_zeros(height * width)
-        at_once = max(1, self.chunk // max(1, len(activations)))
-        for numbers in torch.arange(self.masks, device=activations.device).split(at_once):
+        for numbers in self.in_passes(self.masks, activations):
             masks = self.draw_masks(numbers, height, width)
-            watched = self.behind_masks(shown, base, masks, targets)
+            watched = self.behind_masks(self.probabilities, shown, masks, targets, base)
             masks = masks.flatten(1).to(total.dtype)
             covered += masks.sum(dim=0)
             with torch.autocast(total.device.type, enabled=False), ieee():
@@ -146,20 +179,6 @@ class RISE(Attribution):
         if self.divide == "expectation":
             covered = torch.full_like(covered, self.masks * self.probability)
         return (total / covered.clamp(min=torch.finfo(covered.dtype).tiny)).unflatten(1, (1, height, width))
-
-    def behind_masks(self, shown: Tensor, base: Tensor | None, masks: Tensor, targets: Tensor) -> Tensor:
-        """What is watched of all images behind each mask, (masks, B), up to `chunk` at a time.
-
-        Where a mask hides something of `shown`, `base` shows, if there is one.
-        """
-        keep = self.split.spread(masks.to(shown.dtype)).unsqueeze(1)
-        parts, found = max(1, -(-len(shown) // self.chunk)), []
-        for part, those in zip(shown.tensor_split(parts), targets.tensor_split(parts), strict=True):
-            hidden = (keep * part).flatten(0, 1)  # at a late layer a pass costs little more than a copy
-            if base is not None:
-                hidden += base
-            found.append(self.probabilities(hidden, those.repeat(len(masks))).view(len(masks), len(those)))
-        return torch.cat(found, dim=1)
 
     def probabilities(self, activations: Tensor, targets: Tensor) -> Tensor:
         """What is watched, (n,): the target's probability or logit."""
