@@ -58,7 +58,8 @@ class Kept(Dataset[tuple[Tensor, int]]):
 def chosen(asked: list[str] | None, masks: int, cams: bool) -> list[str]:
     """The methods to time; InputError for others than the nine."""
     known = [name for name in published_loop.methods(masks) if cams or "cam" not in name]
-    if unknown := sorted(set(asked or []) - set(known)):
+    asked = [f"rise(masks={masks})" if name == "rise" else name for name in asked or []]
+    if unknown := sorted(set(asked) - set(known)):
         raise InputError(f"--attributions: expected some of {' '.join(known)}, got {' '.join(unknown)}")
     return asked or known
 
@@ -213,7 +214,8 @@ def main(
         model: a timm name; one without `layer4` leaves CAMs out.
         input_size: side of the random images in pixels.
         num_classes: logits of the network.
-        attributions: which of the nine methods; all that the network can carry if not given.
+        attributions: of grad ixg ixg-sg ig ig-u gradcam gradcampp layercam rise; all that the network can carry if
+            not given.
         masks: of RISE.
         images: how many.
         batch_size: of both loops.

@@ -6,12 +6,13 @@ passes that track gradients; class activation maps and RISE take one image at a 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import ConstantInputWarning, spearmanr
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 
@@ -138,5 +139,7 @@ def score(
         sums = cells.sum((1, 4, 5)).flatten(1).detach().cpu().numpy()
         lost = drops(model, images, targets).detach().cpu().numpy()
         correlate: Any = spearmanr
-        found += [float(correlate(a, b).statistic) for a, b in zip(sums, lost, strict=True)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConstantInputWarning)  # of a map that is 0 throughout: NaN
+            found += [float(correlate(a, b).statistic) for a, b in zip(sums, lost, strict=True)]
     return found

@@ -170,12 +170,15 @@ def choose_confident(
     if suffices(chosen):
         return chosen
     hint = _highest_threshold(lowest, suffices)
+    advice = "no threshold would do" if hint is None else f"it would do at --confidence {hint:.6g}"
+    classes, needed = len(np.unique(known[right])), 0 if scale is None else scale**2 - (kind == "corners")
+    if classes < needed:
+        advice += f": each takes {needed} classes, and images of {classes} are classified rightly at all"
     wanted = "" if scale is None else f" for {count} {kind} grid{'s' * (count != 1)} of {scale}×{scale}"
     wanted += "" if reuse else " without a common image"
     raise InputError(
         f"too few images{wanted}: {len(chosen)} of {len(known)}, in {len(np.unique(known[chosen]))} classes, are "
-        f"classified rightly with confidence ≥ {threshold:g}; "
-        + (f"it would do at {hint:.6g}" if hint is not None else "no threshold would do")
+        f"classified rightly with confidence ≥ {threshold:g}; {advice}"
     )
 
 

@@ -20,7 +20,7 @@ def plan(fit: Fit, network: str, precision: str) -> str:
     train, val = batches.train.source, batches.val.source
     steps = batches.steps_per_epoch
     rate = f"{recipe.optimizer}, learning rate {recipe.lr:g} ({recipe.schedule})"
-    how = _how(recipe, module.part)
+    how = _how(recipe, module.part, recipe.epochs * steps)
     grid = f"{deletion.grid.rows}×{deletion.grid.cols}"
     where = trainer.strategy.root_device.type
     readers = " and ".join(map(str, batches.workers))
@@ -39,12 +39,14 @@ def plan(fit: Fit, network: str, precision: str) -> str:
     )
 
 
-def _how(recipe: Recipe, part: int) -> str:
+def _how(recipe: Recipe, part: int, steps: int) -> str:
     """What isn't so in every training of how a step is computed; empty if nothing."""
+    first = 0.0 if recipe.ema is None else recipe.ema ** (steps - 1)
     said = {
         "accumulate": f"a step in {recipe.accumulate} parts, {part} images at once on each device",
         "clip": f"the gradient's norm is at most {recipe.clip}",
-        "ema": f"a moving average of the weights ({recipe.ema}) is validated and kept",
+        "ema": f"a moving average of the weights ({recipe.ema}) is validated and kept"
+        + (f"; caution: in {steps} steps {first:.0%} of it stay the weights of the first one" if first > 0.01 else ""),
         "compile": "torch compiles the network, which takes a while at the first step",
     }
     return "; ".join(text for name, text in said.items() if getattr(recipe, name) != OFF[name])

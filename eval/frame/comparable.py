@@ -84,6 +84,14 @@ class Compared:
         path = model.get("path")
         return (model["name"], path, model.get("architecture"), settings.get("seed") if path else None)
 
+    @property
+    def cautions(self) -> list[str]:
+        """What its numbers can't bear; InputError where that can't be read."""
+        found = self.summary.get("cautions", [])
+        if not (isinstance(found, list) and all(isinstance(each, str) for each in found)):
+            raise damaged(self, "cautions")
+        return found
+
     @cached_property
     def directions(self) -> dict[str, bool]:
         """Metric -> whether a higher value is better."""
@@ -101,6 +109,11 @@ class Compared:
         if not files:
             raise InputError(f"{self.name} has no compositions/*.parquet, so its grids can't be told from others")
         return {file.stem: Compositions.load(file).indices for file in files}
+
+
+def damaged(result: Compared, what: str) -> InputError:
+    """For a summary that has something else there than a run's."""
+    return InputError(f"{result.where}: summary.json has no {what} that can be read")
 
 
 def letter_of(number: int) -> str:

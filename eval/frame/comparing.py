@@ -61,6 +61,7 @@ def described(result: Compared) -> dict[str, Any]:
         "protocol": result.kind,
         "model": {name: model.get(name) for name in ("name", "architecture", "sha256", "accuracy")},
         "data": {name: data.get(name) for name in ("name", "split", "n_images", "fingerprint")},
+        "cautions": result.cautions,
     }
 
 

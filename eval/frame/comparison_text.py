@@ -63,7 +63,9 @@ def _results(results: Sequence[dict[str, Any]]) -> str:
         about = f"{data['name']} ({data['split']})"
         digest = str(model["sha256"])[:8] if model["sha256"] else "–"
         rows.append((entry["result"], entry["protocol"], model["name"], digest, about, entry["path"]))
-    return format_table(("", "protocol", "model", "sha256", "data", "folder"), rows, "<<<<<<")
+    table = format_table(("", "protocol", "model", "sha256", "data", "folder"), rows, "<<<<<<")
+    cautions = [f"caution, {entry['result']}: {line}" for entry in results for line in entry["cautions"]]
+    return "\n".join([table, *cautions])
 
 
 def _interval(ends: Sequence[float | None], digits: int = 3) -> str:

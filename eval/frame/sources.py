@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.frame.board import Row
-from eval.frame.comparable import Compared, shown
+from eval.frame.comparable import Compared, damaged, shown
 from eval.frame.result import title_of
-from faithfulness.core.errors import InputError
 from faithfulness.report import method_label, metric_name, page, short_labels
 
 PICTURES, SUMMARIES = "pictures", "summaries"
@@ -66,11 +65,9 @@ class Source:
 def source_of(result: Compared) -> Source:
     """All that is said of a result; InputError where its summary is damaged there."""
     summary = result.summary
-    command, cautions = summary.get("command"), summary.get("cautions", [])
+    command = summary.get("command")
     if not isinstance(command, str | None):
-        raise _damaged(result, "command")
-    if not (isinstance(cautions, list) and all(isinstance(each, str) for each in cautions)):
-        raise _damaged(result, "cautions")
+        raise damaged(result, "command")
     parts = ("model", "data", "settings", "environment")
     facts = [(part, "; ".join(facts_of(summary[part]))) for part in parts]
     title = title_of(summary)
@@ -82,7 +79,7 @@ def source_of(result: Compared) -> Source:
         summary=f"{SUMMARIES}/{result.letter}.json",
         command=command,
         facts=facts,
-        cautions=cautions,
+        cautions=result.cautions,
         pictures=list(_pictures(result, title)),
         content=summary,
     )
@@ -149,11 +146,11 @@ def evidence_rows(results: Sequence[Compared]) -> list[dict[str, Any]]:
     for result in results:
         evidence = result.summary.get("evidence", {})
         if not isinstance(evidence, dict) or not all(isinstance(entry, dict) for entry in evidence.values()):
-            raise _damaged(result, "evidence")
+            raise damaged(result, "evidence")
         for which, entry in evidence.items():
             numbers = {name: entry.get(name) for name in names}
             if not all(value is None or isinstance(value, int | float) for value in numbers.values()):
-                raise _damaged(result, "evidence")
+                raise damaged(result, "evidence")
             numbers = {name: None if value is None else float(value) for name, value in numbers.items()}
             who = result.summary["model"]["name"] if which == "model" else f"{which} {entry.get('name', '')}"
             whole, deleted = numbers["accuracy"], numbers["accuracy_deleted"]
@@ -168,11 +165,11 @@ def leakage_rows(results: Sequence[Compared]) -> list[dict[str, Any]]:
     for result in results:
         proofs = result.summary.get("proofs", [])
         if not isinstance(proofs, list) or not all(isinstance(proof, dict) for proof in proofs):
-            raise _damaged(result, "proofs")
+            raise damaged(result, "proofs")
         for proof in proofs:
             statements = proof.get("statements", proof)
             if not isinstance(statements, dict):
-                raise _damaged(result, "proofs")
+                raise damaged(result, "proofs")
             rows.append(
                 {
                     "subject": str(proof.get("subject", "")),
@@ -184,7 +181,3 @@ def leakage_rows(results: Sequence[Compared]) -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def _damaged(result: Compared, what: str) -> InputError:
-    return InputError(f"{result.where}: summary.json has no {what} that can be read")

@@ -13,7 +13,6 @@ SAME = {"grad", "ixg", "ig", "gradcam", "gradcampp", "layercam"}
 """Methods without random numbers, which the restated loop draws otherwise."""
 
 
-@pytest.mark.filterwarnings("ignore:An input array is constant")
 def test_the_restated_loop_scores_as_the_suite_does(tmp_path, capsys):
     flags = {"model": "test_resnet", "num-classes": 5, "input-size": 64, "images": 3, "masks": 4, "rounds": 2}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
@@ -56,5 +55,6 @@ def test_the_restated_loop_runs_on_a_network_as_it_was_made(monkeypatch):
 def test_a_network_without_a_last_stage_has_no_cams_and_others_are_refused():
     assert idsds.cam_layer(torch.nn.Flatten()) is None
     assert not any("cam" in name for name in idsds.chosen(None, 10, cams=False))
+    assert idsds.chosen(["rise", "ixg"], 10, cams=False) == ["rise(masks=10)", "ixg"]
     with pytest.raises(InputError, match=r"--attributions: expected some of .* got lime"):
         idsds.chosen(["lime"], 10, cams=True)

@@ -205,6 +205,7 @@ def test_what_is_off_is_not_recorded_and_what_is_on_is_said(usual, tmp_path, mon
     said = capsys.readouterr().err
     assert "1 epochs of 2 steps of 8 images" in said
     assert "a step in 2 parts, 4 images at once on each device; the gradient's norm is at most 2.5; a moving" in said
+    assert "caution: in 2 steps 50% of it stay the weights of the first one" in said
     assert re.findall(r"step \d of \d", said) == ["step 1 of 2", "step 1 of 2", "step 2 of 2", "step 2 of 2"]
     assert pd.read_csv(tmp_path / "run" / "logs" / "epochs.csv")["images_per_second"][0] == pytest.approx(16 / 2)
     record = json.loads((tmp_path / "run" / "training.json").read_text())

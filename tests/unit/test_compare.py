@@ -194,9 +194,11 @@ def test_what_is_out_of_domain_is_another_kind(tmp_path, capsys):
 
 def test_the_command_shows_and_writes_it(tmp_path, capsys):
     a, b = folders(tmp_path, noisy(1), noisy(2, shift=0.3))
+    edit_summary(b, lambda summary: summary.update(cautions=["it is near chance"]))
     out = tmp_path / "out"
     assert command.main([str(a), str(b), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
+    assert "caution, B: it is near chance\n" in printed
     assert "they differ in: model name net0 | net1; model sha256 00000000 | 11111111" in printed
     assert "B better" in printed
     summary = json.loads((out / "compare.json").read_text())

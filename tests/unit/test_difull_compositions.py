@@ -235,8 +235,11 @@ def test_too_few_images_say_at_which_threshold_it_would_do(kind):
 
 def test_no_threshold_would_do_and_other_refusals():
     confidences, labels = probabilities(models=1)[0], np.arange(40) % 6
-    with pytest.raises(InputError, match="no threshold would do"):
+    few = "no threshold would do: each takes 9 classes, and images of 6 are classified rightly at all"
+    with pytest.raises(InputError, match=few):
         choose_confident(confidences, labels, 0.5, scale=3)
+    with pytest.raises(InputError, match="each takes 8 classes"):
+        choose_confident(confidences, labels, 0.5, scale=3, kind="corners")
     with pytest.raises(InputError, match="no threshold would do"):
         choose_confident(1 - torch.eye(6)[labels], labels, 0.5)
     with pytest.raises(InputError, match=r"expected probabilities \(N, classes\)"):
