@@ -25,7 +25,7 @@ def fold_batchnorm(model: Any) -> Callable[[Tensor], Tensor]:
 
     Each pair is found in a run: the normalization is given what the convolution has just returned, and both run once.
     The copy is compared with the network in float64. The network itself where it has modules of other packages than
-    `KNOWN`, or with another forward than their class's, where there is nothing to fold, where it
+    `KNOWN`, in training mode, or with another forward than their class's, where there is nothing to fold, where it
     can't be copied or run in float64, or where the logits differ, as they do if something else reads what the
     convolution returns.
 
@@ -34,7 +34,10 @@ def fold_batchnorm(model: Any) -> Callable[[Tensor], Tensor]:
     Source: Jacob et al. 2018, section 3.2.
     """
     dtypes = {each.dtype for each in (*model.parameters(), *model.buffers()) if each.is_floating_point()}
-    pairs = _pairs(model) if len(dtypes) == 1 and all(map(_is_known, model.modules())) else []
+    known = len(dtypes) == 1 and all(map(_is_known, model.modules()))
+    known &= not any(module.training for module in model.modules() if module is not model)
+    with torch.inference_mode(False):
+        pairs = _pairs(model) if known else []
     if not pairs:
         return model
     try:
@@ -59,17 +62,18 @@ def _probe(model: Any, dtype: torch.dtype) -> Tensor:
 def _pairs(model: Any) -> list[tuple[str, str]]:
     """Names of convolutions and of the normalizations that are given their output."""
     names = {module: name for name, module in model.named_modules()}
-    outputs: list[tuple[str, Tensor]] = []
-    inputs: list[tuple[str, Tensor]] = []
+    outputs: list[tuple[str, Tensor, int]] = []
+    inputs: list[tuple[str, Tensor, int]] = []
 
-    def seen(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-        if type(module) is nn.Conv2d:
-            outputs.append((names[module], output))
-        else:
-            inputs.extend((names[module], tensor) for tensor in given)
+    def made(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
+        outputs.append((names[module], output, output._version))
 
-    kinds = (nn.Conv2d, nn.BatchNorm2d, BatchNormAct2d)
-    handles = [module.register_forward_hook(seen) for module in names if type(module) in kinds]
+    def given(module: nn.Module, tensors: tuple[Any, ...]) -> None:
+        inputs.extend((names[module], tensor, tensor._version) for tensor in tensors)
+
+    handles = [module.register_forward_hook(made) for module in names if type(module) is nn.Conv2d]
+    kinds = (nn.BatchNorm2d, BatchNormAct2d)
+    handles += [module.register_forward_pre_hook(given) for module in names if type(module) in kinds]
     dtype = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
     try:
         with torch.no_grad():
@@ -77,8 +81,9 @@ def _pairs(model: Any) -> list[tuple[str, str]]:
     finally:
         for handle in handles:
             handle.remove()
-    found = [(a, b) for a, made in outputs for b, given in inputs if given is made]
-    runs = [name for name, _ in (*outputs, *inputs)]
+    # What was written into in between is another tensor, though the same object.
+    found = [(a, b) for a, *one in outputs for b, *other in inputs if one[0] is other[0] and one[1] == other[1]]
+    runs = [name for name, *_ in (*outputs, *inputs)]
     known = dict(model.named_modules())
     return [pair for pair in found if all(runs.count(name) == 1 and _is_plain(known[name]) for name in pair)]
 

@@ -61,6 +61,10 @@ def between(net, x):
     return net.bn(net.conv(x).relu())
 
 
+def within(net, x):
+    return net.bn(net.conv(x).clamp_(min=-1e3))  # the same object, and on most images the same numbers
+
+
 def usual(net, x):
     return net.bn(net.conv(x)).relu()
 
@@ -78,7 +82,10 @@ def many(net, x):
     return net.bn(made) + (made if len(x) > 1 else 0)
 
 
-@pytest.mark.parametrize(("use", "left"), [(usual, 0), (shared, 1), (twice, 1), (between, 1), (named, 1), (single, 1)])
+STAYS = (shared, twice, between, within, named, single)
+
+
+@pytest.mark.parametrize(("use", "left"), [(usual, 0), *((use, 1) for use in STAYS)])
 def test_what_is_not_a_convolution_and_its_normalization_alone_stays(use, left, known):
     torch.manual_seed(0)
     network = adopt_classifier(Net(use).eval(), 8)
@@ -88,7 +95,7 @@ def test_what_is_not_a_convolution_and_its_normalization_alone_stays(use, left, 
     assert torch.allclose(folded(images), network(images), atol=1e-5)
 
 
-@pytest.mark.parametrize("what", ["hook", "parametrization", "statistics", "forward", "class", "lock", "mode"])
+@pytest.mark.parametrize("what", ["hook", "parametrization", "statistics", "forward", "class", "lock", "mode", "part"])
 def test_what_is_more_than_its_class_stays(what, known):
     torch.manual_seed(0)
     net = Net(usual).eval()
@@ -106,7 +113,9 @@ def test_what_is_more_than_its_class_stays(what, known):
         net.generator = (number for number in range(3))  # can't be copied
     network = adopt_classifier(net, 8)
     net.bn.training = what == "mode"
+    net.head.training = what == "part"
     assert fold_batchnorm(network) is network
+    assert not net.bn.training or torch.equal(net.bn.num_batches_tracked, torch.tensor(0))
 
 
 def test_modules_of_ones_own_may_look_at_the_images_and_stay():
