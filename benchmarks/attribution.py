@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.checks import check_numbers, measuring
 from faithfulness.attribution import AttributionSpec, create_attribution, expand_attributions, gradient
 from faithfulness.attribution.base import Attribution
 from faithfulness.attribution.spec import parameters_of
 from faithfulness.backbones import create_backbone
-from faithfulness.core.checks import check_count
 from faithfulness.core.cli import run_command
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import write_json
@@ -161,26 +161,24 @@ def main(
         seed: of weights and images.
         out: folder for attribution.json.
     """
-    sizes = {"images": images, "chunk": chunk, "single": single, "repeats": repeats, "input-size": input_size}
-    for name, value in (sizes | {"num-classes": num_classes}).items():
-        check_count(f"--{name}", value)
-    if not 0 <= seed < 2**31:
-        raise InputError(f"--seed must lie in 0 … {2**31 - 1}, got {seed}")
+    sizes = {"images": images, "chunk": chunk, "single": single, "repeats": repeats, "input_size": input_size}
+    check_numbers(seed, num_classes=num_classes, **sizes)
     check_device(device)
-    torch.manual_seed(seed)
-    network = create_backbone(model, num_classes, input_size=input_size).eval().to(device)
-    batch = torch.randn(images, 3, input_size, input_size, device=device)
-    targets = torch.randint(num_classes, (images,), device=device)
-    settings = {"model": model, "input_size": input_size, "images": images, "chunk": chunk, "device": device}
-    settings["threads"] = torch.get_num_threads()
-    print(f"{'attribution':<14}{'layer':<8}{'fwd':>7}{'bwd':>7}{'ms/map':>10}", end="")
-    print(f"{'alone':>10}{'speedup':>9}{'floor':>10}{'overhead':>10}")
-    rows = []
-    for spec in expand_attributions(attributions or ["all"], network, layer):
-        rows.append(measure(spec, network, layer, batch, targets, chunk, min(single, images), repeats))
-        print_row(rows[-1])
-    if out is not None:
-        write_json(out / "attribution.json", {"settings": settings, "rows": rows, "environment": environment()})
+    with measuring(out, "attribution"):
+        torch.manual_seed(seed)
+        network = create_backbone(model, num_classes, input_size=input_size).eval().to(device)
+        batch = torch.randn(images, 3, input_size, input_size, device=device)
+        targets = torch.randint(num_classes, (images,), device=device)
+        settings = {"model": model, "input_size": input_size, "images": images, "chunk": chunk, "device": device}
+        settings["threads"] = torch.get_num_threads()
+        print(f"{'attribution':<14}{'layer':<8}{'fwd':>7}{'bwd':>7}{'ms/map':>10}", end="")
+        print(f"{'alone':>10}{'speedup':>9}{'floor':>10}{'overhead':>10}")
+        rows = []
+        for spec in expand_attributions(attributions or ["all"], network, layer):
+            rows.append(measure(spec, network, layer, batch, targets, chunk, min(single, images), repeats))
+            print_row(rows[-1])
+        if out is not None:
+            write_json(out / "attribution.json", {"settings": settings, "rows": rows, "environment": environment()})
 
 
 if __name__ == "__main__":

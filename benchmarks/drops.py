@@ -21,9 +21,9 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.attribution import check_device, seconds
+from benchmarks.checks import check_numbers, measuring
 from benchmarks.idsds import CELLS, Kept, best_rate, ours
 from faithfulness.backbones import create_backbone, fold_batchnorm
-from faithfulness.core.checks import check_count
 from faithfulness.core.cli import run_command
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import write_json
@@ -120,35 +120,35 @@ def main(
         seed: of weights and images.
         out: folder for drops-MODEL-DEVICE.json, or drops-MODEL-DEVICE-compiled.json.
     """
-    sizes = {"images": images, "batch-size": batch_size, "rounds": rounds, "repeats": repeats, "input-size": input_size}
-    for name, value in sizes.items():
-        check_count(f"--{name}", value)
+    sizes = {"images": images, "batch_size": batch_size, "rounds": rounds, "repeats": repeats, "input_size": input_size}
+    check_numbers(seed, num_classes=num_classes, **sizes)
     if images % (4 * batch_size):
         raise InputError(f"--images: expected a multiple of four batches of {batch_size}, got {images}")
     check_device(device)
-    torch.manual_seed(seed)
-    network = create_backbone(model, num_classes, input_size=input_size).eval().to(device)
-    data = Kept(torch.randn(images, 3, input_size, input_size), torch.arange(images) % num_classes, num_classes)
-    part = Kept(data.images[: images // 4], data.targets[: images // 4], num_classes)
-    one = data.images[:1].to(device)
+    with measuring(out, "drops"):
+        torch.manual_seed(seed)
+        network = create_backbone(model, num_classes, input_size=input_size).eval().to(device)
+        data = Kept(torch.randn(images, 3, input_size, input_size), torch.arange(images) % num_classes, num_classes)
+        part = Kept(data.images[: images // 4], data.targets[: images // 4], num_classes)
+        one = data.images[:1].to(device)
 
-    def drops(of: Kept) -> float:
-        return seconds(lambda: ours(network, of, ["random"], "32-true", batch_size), 1, device)
+        def drops(of: Kept) -> float:
+            return seconds(lambda: ours(network, of, ["random"], "32-true", batch_size), 1, device)
 
-    drops(part)  # to warm up
-    few, whole, rates = [], [], []
-    for _ in range(rounds):
-        few.append(drops(part))
-        whole.append(drops(data))
-        rates.append(inference_rates(network, one, compile, repeats))
-    found = summary(few, whole, rates, (len(part), images))
-    show(found)
-    if out is not None:
-        settings = {"model": model, "num_classes": num_classes, **sizes, "compile": compile, "seed": seed}
-        settings["threads"] = torch.get_num_threads()
-        card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-        content = {"device": card, "settings": settings, **found, "environment": environment()}
-        write_json(out / f"drops-{model}-{device}{'-compiled' * compile}.json", content)
+        drops(part)  # to warm up
+        few, whole, rates = [], [], []
+        for _ in range(rounds):
+            few.append(drops(part))
+            whole.append(drops(data))
+            rates.append(inference_rates(network, one, compile, repeats))
+        found = summary(few, whole, rates, (len(part), images))
+        show(found)
+        if out is not None:
+            settings = {"model": model, "num_classes": num_classes, **sizes, "compile": compile, "seed": seed}
+            settings["threads"] = torch.get_num_threads()
+            card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+            content = {"device": card, "settings": settings, **found, "environment": environment()}
+            write_json(out / f"drops-{model}-{device}{'-compiled' * compile}.json", content)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ from torch.utils.data import Dataset
 
 from benchmarks import published_loop
 from benchmarks.attribution import check_device, seconds
+from benchmarks.checks import check_numbers, measuring
 from eval.idsds import evaluate
 from faithfulness.attribution import create_attribution
 from faithfulness.backbones import create_backbone, fold_batchnorm
-from faithfulness.core.checks import check_count
 from faithfulness.core.cli import run_command
 from faithfulness.core.errors import InputError
 from faithfulness.core.files import write_json
@@ -194,6 +194,23 @@ def summary(times: dict[str, list[float]], floors: dict[str, list[float]], image
     }
 
 
+def measured(
+    network: Any, data: Kept, names: list[str], masks: int, precision: str, batch_size: int, rounds: int
+) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """What both loops and the floor took, and the scores that the loops found."""
+    device = next(network.parameters()).device
+    published = copy.deepcopy(network.model)  # ours brings its network into another memory format
+    calls = {
+        "ours": lambda data: ours(network, data, names, precision, batch_size),
+        "theirs": lambda data: theirs(published, data, masks, names, batch_size),
+    }
+    one = data.images[:1].to(device)
+    times, floors, scores = alternate(
+        calls, lambda: floor(network, names, one, precision, 3), data, rounds, device.type
+    )
+    return summary(times, floors, len(data)), scores
+
+
 def main(
     model: str = "resnet18",
     input_size: int = 224,
@@ -225,29 +242,26 @@ def main(
         seed: of weights and images.
         out: folder for idsds-MODEL-MASKSmasks-DEVICE-PRECISION.json.
     """
-    sizes = {"images": images, "batch-size": batch_size, "rounds": rounds, "masks": masks, "input-size": input_size}
-    for name, value in sizes.items():
-        check_count(f"--{name}", value)
+    sizes = {"images": images, "batch_size": batch_size, "rounds": rounds, "masks": masks, "input_size": input_size}
+    check_numbers(seed, num_classes=num_classes, **sizes)
     check_device(device)
-    torch.manual_seed(seed)
-    network = create_backbone(model, num_classes, input_size=input_size).eval().to(device)
-    names = chosen(attributions, masks, cam_layer(network.model) is not None)
-    data = Kept(torch.randn(images, 3, input_size, input_size), torch.arange(images) % num_classes, num_classes)
-    published = copy.deepcopy(network.model)  # ours brings its network into another memory format
-    calls = {
-        "ours": lambda data: ours(network, data, names, precision, batch_size),
-        "theirs": lambda data: theirs(published, data, masks, names, batch_size),
-    }
-    one = data.images[:1].to(device)
-    times, floors, scores = alternate(calls, lambda: floor(network, names, one, precision, 3), data, rounds, device)
-    found = summary(times, floors, images)
-    print(format_table(("", "s/image"), [(name, f"{value:.4f}") for name, value in found["seconds_per_image"].items()]))
-    print(f"{found['times_faster']:.2f} times as fast as the restated loop, {found['over_floor']:.2f} of the floor")
-    if out is not None:
-        settings = {"model": model, **sizes, "precision": precision, "threads": torch.get_num_threads(), "seed": seed}
-        card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-        content = {"device": card, "settings": settings, **found, "scores": scores, "environment": environment()}
-        write_json(out / f"idsds-{model}-{masks}masks-{device}-{precision}.json", content)
+    if device == "cpu" and precision in ("tf32", "16-mixed"):
+        raise InputError(f"--precision {precision} needs a GPU; a processor computes in 32-true or bf16-mixed")
+    with measuring(out, "idsds"):
+        torch.manual_seed(seed)
+        network = create_backbone(model, num_classes, input_size=input_size).eval().to(device)
+        names = chosen(attributions, masks, cam_layer(network.model) is not None)
+        data = Kept(torch.randn(images, 3, input_size, input_size), torch.arange(images) % num_classes, num_classes)
+        found, scores = measured(network, data, names, masks, precision, batch_size, rounds)
+        rows = [(name, f"{value:.4f}") for name, value in found["seconds_per_image"].items()]
+        print(format_table(("", "s/image"), rows))
+        print(f"{found['times_faster']:.2f} times as fast as the restated loop, {found['over_floor']:.2f} of the floor")
+        if out is not None:
+            settings = {"model": model, **sizes, "precision": precision, "seed": seed}
+            settings["threads"] = torch.get_num_threads()
+            card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+            content = {"device": card, "settings": settings, **found, "scores": scores, "environment": environment()}
+            write_json(out / f"idsds-{model}-{masks}masks-{device}-{precision}.json", content)
 
 
 if __name__ == "__main__":

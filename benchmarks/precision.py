@@ -43,6 +43,7 @@ def main(
         seed: keys everything random.
         out: folder for precision-MODEL-DEVICE.json.
     """
+    from benchmarks.checks import measuring
     from faithfulness.core.checks import check_count
 
     check_count("--images", images, least=2)
@@ -50,13 +51,14 @@ def main(
     asked = dict.fromkeys(precisions or (["bf16-mixed"] if device == "cpu" else ["tf32", "bf16-mixed", "16-mixed"]))
     if device == "cpu" and (other := [name for name in asked if name != "bf16-mixed"]):
         raise InputError(f"--precisions: expected bf16-mixed, which a processor computes in, got {' '.join(other)}")
-    found = measured(model, list(asked), device, attributions or ["all"], images, batch_size, input_size, seed)
-    for name, moved in found["precisions"].items():
-        print(table(name, moved))
-    if out is not None:
-        from faithfulness.core.files import write_json
+    with measuring(out, "precision"):
+        found = measured(model, list(asked), device, attributions or ["all"], images, batch_size, input_size, seed)
+        for name, moved in found["precisions"].items():
+            print(table(name, moved))
+        if out is not None:
+            from faithfulness.core.files import write_json
 
-        write_json(out / f"precision-{short_name(model)}-{device}.json", found)
+            write_json(out / f"precision-{short_name(model)}-{device}.json", found)
 
 
 def measured(

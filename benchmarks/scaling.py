@@ -186,19 +186,25 @@ def main(
         seed: of untrained weights.
         out: folder for scaling-MODEL-DEVICE.json; what isn't measured now stays in it.
     """
+    from benchmarks.attribution import check_device
+    from benchmarks.checks import measuring
+
     sizes = {"images": images or [512, 2048, 8192], "methods": methods or [4, 16, 64], "grids": grids or [2, 4, 8]}
     check(sizes, {"sample": sample, "share": share, "batch-size": batch_size, "threads": threads})
     common = {"model": model, "input_size": input_size, "batch_size": batch_size, "chunk": chunk, "device": device}
     common["seed"] = seed
     asked = [part for part in PARTS if part in (only or PARTS[:-1])]
+    check_device(device)
     if "processes" in asked:
         check_processes(device, devices)
-    measured = sweeps(asked, common, threads, sample, sizes)
-    if "processes" in asked:
-        measured["processes"] = processes(common, threads, devices, share, attributions)
-    print("\n".join(lines_of(measured)))
-    if out is not None:
-        keep(out, measured, {**common, "threads": threads, "sample": sample})
+    with measuring(out, "scaling"):
+        before = {} if out is None else read(out, common)
+        measured = sweeps(asked, common, threads, sample, sizes)
+        if "processes" in asked:
+            measured["processes"] = processes(common, threads, devices, share, attributions)
+        print("\n".join(lines_of(measured)))
+        if out is not None:
+            keep(out, before, measured, {**common, "threads": threads, "sample": sample})
 
 
 def check(sizes: dict[str, list[int]], counts: dict[str, int]) -> None:
@@ -292,20 +298,28 @@ def growth_text(what: str, unit: str, sweep: dict[str, Any]) -> str:
     return text
 
 
-def keep(out: Path, measured: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Write what was measured, each part with its settings and environment, beside the parts that the file has."""
+def path_of(out: Path, settings: dict[str, Any]) -> Path:
+    """The file that parts of one model on one device go into."""
+    return out / f"scaling-{short_name(settings['model'])}-{settings['device']}.json"
+
+
+def read(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The parts that the file has already; InputError where it holds something else."""
+    path = path_of(out, settings)
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"--out: {path} is no record of this command") from error
+
+
+def keep(out: Path, before: dict[str, Any], measured: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Write what was measured, each part with its settings and environment, beside the parts that there were before."""
     from faithfulness.core.files import write_json
     from faithfulness.core.results import environment
 
-    path = out / f"scaling-{short_name(settings['model'])}-{settings['device']}.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        content = dict(content)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"--out: {path} is no record of this command") from error
     how = {"device": device_name(settings["device"]), "settings": settings, "environment": environment()}
-    content |= {part: found | how for part, found in measured.items()}
-    write_json(path, {part: content[part] for part in PARTS if part in content})
+    content = before | {part: found | how for part, found in measured.items()}
+    write_json(path_of(out, settings), {part: content[part] for part in PARTS if part in content})
 
 
 def short_name(model: str) -> str:

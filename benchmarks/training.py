@@ -32,11 +32,13 @@ from PIL import Image
 
 import checkpoints
 from benchmarks.attribution import check_device
+from benchmarks.checks import check_numbers, measuring
 from benchmarks.idsds import AUTOCAST
 from faithfulness.backbones import create_backbone
 from faithfulness.core.checks import check_count
 from faithfulness.core.cli import run_command
 from faithfulness.core.files import write_json
+from faithfulness.core.hardware import MOST_PROCESSES
 from faithfulness.core.precision import use_precision
 from faithfulness.core.results import environment
 from faithfulness.core.tables import format_table
@@ -243,7 +245,7 @@ def main(
     batch_size: int = 8,
     steps: int = 8,
     rounds: int = 5,
-    device: str = "cpu",
+    device: Literal["cpu", "cuda"] = "cpu",
     precision: Precision = "32-true",
     compile: bool = False,
     workers: int = 0,
@@ -266,30 +268,31 @@ def main(
         seed: of weights and images.
         out: folder for training-MODEL-DEVICE.json.
     """
-    for name, value in {"batch-size": batch_size, "steps": steps, "rounds": rounds}.items():
-        check_count(f"--{name}", value)
+    check_numbers(seed, batch_size=batch_size, steps=steps, rounds=rounds, input_size=input_size)
+    check_count("--workers", workers, most=MOST_PROCESSES, least=0)
     check_device(device)
     digits = data == "digits"
     given = EMBEDDED.model_args if digits and model is None else {}
     model = model or (EMBEDDED.model if digits else "resnet18")
-    torch.manual_seed(seed)
-    network = create_backbone(model, CLASSES[data], input_size=input_size or (64 if digits else 224), **given)
-    setting = Setting(network, data, batch_size, steps, device, precision, compile, workers, seed)
-    with tempfile.TemporaryDirectory() as name:
-        if not digits:
-            write_photographs(Path(name) / "data", setting.images, max(batch_size, 2), seed)
-            setting = replace(setting, data=f"imagefolder:{name}/data")
-        found = summary(measure(setting, Path(name), rounds), batch_size, workers)
-    show(found)
-    if out is not None:
-        settings = {
-            "model": model, "data": data, "input_size": network.input_size[0], "batch_size": batch_size, "steps": steps,
-            "rounds": rounds, "precision": precision, "compile": compile, "workers": workers, "seed": seed,
-            "threads": torch.get_num_threads(),
-        }  # fmt: skip
-        card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-        content = {"device": card, "settings": settings, **found, "environment": environment()}
-        write_json(out / f"training-{model}-{device}.json", content)
+    with measuring(out, "training"):
+        torch.manual_seed(seed)
+        network = create_backbone(model, CLASSES[data], input_size=input_size or (64 if digits else 224), **given)
+        setting = Setting(network, data, batch_size, steps, device, precision, compile, workers, seed)
+        with tempfile.TemporaryDirectory() as name:
+            if not digits:
+                write_photographs(Path(name) / "data", setting.images, max(batch_size, 2), seed)
+                setting = replace(setting, data=f"imagefolder:{name}/data")
+            found = summary(measure(setting, Path(name), rounds), batch_size, workers)
+        show(found)
+        if out is not None:
+            settings = {
+                "model": model, "data": data, "input_size": network.input_size[0], "batch_size": batch_size,
+                "steps": steps, "rounds": rounds, "precision": precision, "compile": compile, "workers": workers,
+                "seed": seed, "threads": torch.get_num_threads(),
+            }  # fmt: skip
+            card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+            content = {"device": card, "settings": settings, **found, "environment": environment()}
+            write_json(out / f"training-{model}-{device}.json", content)
 
 
 if __name__ == "__main__":
