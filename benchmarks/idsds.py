@@ -100,7 +100,7 @@ def floor(network: Any, names: list[str], image: Tensor, precision: str, repeats
         return torch.autocast(device, enabled=False)
 
     use_precision("32-true")
-    network = network.to(memory_format=torch.channels_last)
+    network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # the restated loop keeps its own
     folded = fold_batchnorm(network)
     found = {"drops": (CELLS + 1) / best_rate(folded, image, backward=False, autocast=plain, repeats=repeats)}
     use_precision(precision)
@@ -199,10 +199,9 @@ def measured(
 ) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
     """What both loops and the floor took, and the scores that the loops found."""
     device = next(network.parameters()).device
-    published = copy.deepcopy(network.model)  # ours brings its network into another memory format
     calls = {
         "ours": lambda data: ours(network, data, names, precision, batch_size),
-        "theirs": lambda data: theirs(published, data, masks, names, batch_size),
+        "theirs": lambda data: theirs(network.model, data, masks, names, batch_size),
     }
     one = data.images[:1].to(device)
     times, floors, scores = alternate(
